@@ -1,0 +1,332 @@
+// Package config holds the intent: one document that says what the whole fabric shall be. It knows how to read it
+// strictly, with positions, how to fill in defaults, how to validate it as a whole, how to change it by mutations and
+// how to keep its generations. It starts nothing and touches nothing but the state folder it is given.
+package config
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Document is the intent for a whole fabric. Every gateway reads the same document and knows itself by name.
+type Document struct {
+	// Fabric names the fabric and holds what is the same at every gateway.
+	Fabric Fabric `yaml:"fabric" json:"fabric"`
+	// VRFs are the routing domains of the fabric.
+	VRFs []VRF `yaml:"vrfs" json:"vrfs"`
+	// Policies are named route policies that peers and clouds refer to.
+	Policies []Policy `yaml:"policies,omitempty" json:"policies,omitempty"`
+	// Sites are the places that the fabric joins.
+	Sites []Site `yaml:"sites" json:"sites"`
+	// Links says which gateways are joined by which tunnels. Absent: full mesh of one WireGuard tunnel each.
+	Links Links `yaml:"links,omitempty" json:"links,omitempty"`
+}
+
+// Fabric holds the settings shared by all gateways.
+type Fabric struct {
+	// Name is the fabric's name: 1 to 32 of a-z, 0-9 and '-'. It marks objects outside this host (cloud entries).
+	Name string `yaml:"name" json:"name"`
+	// VTEPFamily is "ipv4" (default) or "ipv6": the family of every VTEP address.
+	VTEPFamily string `yaml:"vtep-family,omitempty" json:"vtep-family,omitempty"`
+	// UnderlayMTU is the MTU, in bytes, of the path between public addresses. Default 1500.
+	UnderlayMTU int `yaml:"underlay-mtu,omitempty" json:"underlay-mtu,omitempty"`
+	// MSS is the ceiling for the TCP maximum segment size, in bytes, of everything that crosses or leaves a
+	// gateway, both directions. Default 1300. The path's own arithmetic may lower it.
+	MSS int `yaml:"mss,omitempty" json:"mss,omitempty"`
+	// VXLANPort is the UDP port of VXLAN. Default 4789 (RFC 7348).
+	VXLANPort int `yaml:"vxlan-port,omitempty" json:"vxlan-port,omitempty"`
+	// WireGuardPort is the first UDP port that tunnels listen on; the k-th link of a gateway uses port+k. Default 51820.
+	WireGuardPort int `yaml:"wireguard-port,omitempty" json:"wireguard-port,omitempty"`
+	// BGP are the default BGP settings for sessions between gateways and with third parties.
+	BGP BGPDefaults `yaml:"bgp,omitempty" json:"bgp,omitempty"`
+}
+
+// BGPDefaults are the BGP settings a peer has unless it says otherwise.
+type BGPDefaults struct {
+	// Port is the TCP port. Default 179.
+	Port int `yaml:"port,omitempty" json:"port,omitempty"`
+	// Keepalive is the keepalive interval. Default 3s.
+	Keepalive Duration `yaml:"keepalive,omitempty" json:"keepalive,omitempty"`
+	// Hold is the hold time (RFC 4271 section 4.2). Default 9s; at least 3s.
+	Hold Duration `yaml:"hold,omitempty" json:"hold,omitempty"`
+	// ConnectRetry is the time between connection attempts. Default 5s.
+	ConnectRetry Duration `yaml:"connect-retry,omitempty" json:"connect-retry,omitempty"`
+	// RestartTime is the graceful restart time (RFC 4724). Default 120s.
+	RestartTime Duration `yaml:"restart-time,omitempty" json:"restart-time,omitempty"`
+	// MaxPrefix is the number of prefixes admitted from a third-party peer per family before the table
+	// freezes. Default 10000.
+	MaxPrefix int `yaml:"max-prefix,omitempty" json:"max-prefix,omitempty"`
+}
+
+// Duration is a time.Duration written as in Go: 300ms, 5s, 2m.
+type Duration time.Duration
+
+// VRF is one routing domain.
+type VRF struct {
+	// Name is 1 to 12 of letters, digits, '-' and '_'. "default" is the main table.
+	Name string `yaml:"name" json:"name"`
+	// Table is the kernel's routing table number, 1 to 4294967295, not 253 to 255. 0 only for "default".
+	Table uint32 `yaml:"table,omitempty" json:"table,omitempty"`
+	// VNI is the VXLAN network identifier of the VRF in the fabric (L3VNI), 1 to 16777215.
+	VNI uint32 `yaml:"vni" json:"vni"`
+	// ImportRT are the route targets whose routes come in; ASN:N or IP:N. Default: 64512:VNI.
+	ImportRT []string `yaml:"import-rt,omitempty" json:"import-rt,omitempty"`
+	// ExportRT are the route targets our routes carry. Default: 64512:VNI.
+	ExportRT []string `yaml:"export-rt,omitempty" json:"export-rt,omitempty"`
+	// AllowDefault lets a default route live in this VRF. Default false: default routes are dropped.
+	AllowDefault bool `yaml:"allow-default,omitempty" json:"allow-default,omitempty"`
+}
+
+// Site is one place: a data centre or a cloud VPC.
+type Site struct {
+	// Name is 1 to 32 of a-z, 0-9 and '-'.
+	Name string `yaml:"name" json:"name"`
+	// Cloud is set for a site in a cloud VPC.
+	Cloud *Cloud `yaml:"cloud,omitempty" json:"cloud,omitempty"`
+	// Gateways are the fabric's routers at this site, at least one.
+	Gateways []Gateway `yaml:"gateways" json:"gateways"`
+}
+
+// Cloud says where the site's VPC tables are and which of them the fabric keeps.
+type Cloud struct {
+	// Provider is "alibaba".
+	Provider string `yaml:"provider" json:"provider"`
+	// VRF whose routes go into the VPC's tables.
+	VRF string `yaml:"vrf" json:"vrf"`
+	// Region, VPC and RouteTables are discovered through the metadata service and the API where absent (A9).
+	Region      string   `yaml:"region,omitempty" json:"region,omitempty"`
+	VPC         string   `yaml:"vpc,omitempty" json:"vpc,omitempty"`
+	RouteTables []string `yaml:"route-tables,omitempty" json:"route-tables,omitempty"`
+	// Endpoint overrides the API's address: host or host:port; CAFile names the PEM file that it is verified with.
+	Endpoint string `yaml:"endpoint,omitempty" json:"endpoint,omitempty"`
+	CAFile   string `yaml:"ca-file,omitempty" json:"ca-file,omitempty"`
+	// CredentialsFile is a JSON file {"access-key-id","access-key-secret"} of mode 0600. Absent: the instance's role.
+	CredentialsFile string `yaml:"credentials-file,omitempty" json:"credentials-file,omitempty"`
+	// Quota caps the number of entries the fabric may own in a table. Default 200 (the vendor's default limit).
+	Quota int `yaml:"quota,omitempty" json:"quota,omitempty"`
+	// Resync is the interval of full comparison. Default 60s.
+	Resync Duration `yaml:"resync,omitempty" json:"resync,omitempty"`
+	// Export is the name of a policy that chooses which routes go into the VPC's tables. Absent: all of the VRF's
+	// remote routes that the guard lets pass.
+	Export string `yaml:"export,omitempty" json:"export,omitempty"`
+}
+
+// Gateway is one router of the fabric.
+type Gateway struct {
+	// Name is unique in the fabric: 1 to 32 of a-z, 0-9 and '-'.
+	Name string `yaml:"name" json:"name"`
+	// ASN is the gateway's AS number, unique in the fabric, 1 to 4294967294 (RFC 6793).
+	ASN uint32 `yaml:"asn" json:"asn"`
+	// VTEP is the tunnel endpoint loopback, unique in the fabric, of the fabric's VTEP family.
+	VTEP netip.Addr `yaml:"vtep" json:"vtep"`
+	// RouterID is the BGP identifier, an IPv4 address. Default: the VTEP if that is IPv4.
+	RouterID netip.Addr `yaml:"router-id,omitzero" json:"router-id,omitzero"`
+	// Endpoints are the public addresses other gateways can dial, in rank order. None: this gateway only dials (X15, A6).
+	Endpoints []Endpoint `yaml:"endpoints,omitempty" json:"endpoints,omitempty"`
+	// WireGuard are the gateway's tunnel keys.
+	WireGuard WireGuard `yaml:"wireguard" json:"wireguard"`
+	// Instance is the cloud instance id; discovered through the metadata service where absent.
+	Instance string `yaml:"instance,omitempty" json:"instance,omitempty"`
+	// Drained withdraws all that this gateway originates, so that traffic moves away before maintenance.
+	Drained bool `yaml:"drained,omitempty" json:"drained,omitempty"`
+	// API, when set, serves gRPC over TCP with mutual TLS beside the unix socket.
+	API *API `yaml:"api,omitempty" json:"api,omitempty"`
+	// Metrics is the address:port of the Prometheus listener. Absent: none.
+	Metrics netip.AddrPort `yaml:"metrics,omitzero" json:"metrics,omitzero"`
+	// VRFs are the VRFs present at this gateway.
+	VRFs []GatewayVRF `yaml:"vrfs,omitempty" json:"vrfs,omitempty"`
+}
+
+// API configures gRPC over TCP; all three files are PEM and clients must present a certificate of the CA.
+type API struct {
+	Listen   netip.AddrPort `yaml:"listen" json:"listen"`
+	CertFile string         `yaml:"cert-file" json:"cert-file"`
+	KeyFile  string         `yaml:"key-file" json:"key-file"`
+	CAFile   string         `yaml:"ca-file" json:"ca-file"`
+}
+
+// Endpoint is one public address of a gateway (F2, F3).
+type Endpoint struct {
+	// Address is what others dial: an IP address.
+	Address netip.Addr `yaml:"address" json:"address"`
+	// PublicPort is the first port others dial where NAT maps it to another than the one listened on; the k-th link
+	// uses PublicPort+k. 0: the same as listened on.
+	PublicPort int `yaml:"public-port,omitempty" json:"public-port,omitempty"`
+}
+
+// WireGuard are a gateway's keys.
+type WireGuard struct {
+	// PublicKey is the base64 Curve25519 public key.
+	PublicKey string `yaml:"public-key" json:"public-key"`
+	// PrivateKeyFile is read on the gateway only; mode 0600 or stricter (X38). Default /etc/fabric/keys/NAME.key.
+	PrivateKeyFile string `yaml:"private-key-file,omitempty" json:"private-key-file,omitempty"`
+	// Keepalive is the persistent keepalive of the dialling side. Default 5s (X16).
+	Keepalive Duration `yaml:"keepalive,omitempty" json:"keepalive,omitempty"`
+}
+
+// GatewayVRF is a VRF at one gateway: what is attached to it there.
+type GatewayVRF struct {
+	// VRF names one of the document's VRFs.
+	VRF string `yaml:"vrf" json:"vrf"`
+	// Prefixes are originated into the fabric from here.
+	Prefixes []Prefix `yaml:"prefixes,omitempty" json:"prefixes,omitempty"`
+	// Interfaces are devices of this host that belong to the VRF. The daemon owns their addresses (X33).
+	Interfaces []Interface `yaml:"interfaces,omitempty" json:"interfaces,omitempty"`
+	// Loopbacks are host addresses (/32, /128) that the gateway answers to in this VRF and originates (X24).
+	Loopbacks []netip.Prefix `yaml:"loopbacks,omitempty" json:"loopbacks,omitempty"`
+	// Peers are third-party BGP neighbours in this VRF.
+	Peers []Peer `yaml:"peers,omitempty" json:"peers,omitempty"`
+}
+
+// Prefix is a route originated by a gateway.
+type Prefix struct {
+	// Prefix without host bits.
+	Prefix netip.Prefix `yaml:"prefix" json:"prefix"`
+	// NextHop is where this gateway sends the prefix's traffic (X2, X6). Absent: the prefix is attached (a
+	// connected or more specific route exists) and only announced.
+	NextHop netip.Addr `yaml:"next-hop,omitzero" json:"next-hop,omitzero"`
+	// Interface is the device of the next hop; needed where the next hop is not on a connected network (X7).
+	Interface string `yaml:"interface,omitempty" json:"interface,omitempty"`
+	// Shared marks a prefix that more than one site originates on purpose.
+	Shared bool `yaml:"shared,omitempty" json:"shared,omitempty"`
+	// Announce false keeps the route local to this gateway. Default true.
+	Announce *bool `yaml:"announce,omitempty" json:"announce,omitempty"`
+	// Communities are attached when announced: ASN:N.
+	Communities []string `yaml:"communities,omitempty" json:"communities,omitempty"`
+}
+
+// Interface is a device of the host that belongs to a VRF.
+type Interface struct {
+	// Name of the device, which must exist.
+	Name string `yaml:"name" json:"name"`
+	// Addresses with prefix length, e.g. 172.20.0.9/24.
+	Addresses []netip.Prefix `yaml:"addresses,omitempty" json:"addresses,omitempty"`
+	// MTU of the device in bytes; 0 leaves it as it is.
+	MTU int `yaml:"mtu,omitempty" json:"mtu,omitempty"`
+}
+
+// Peer is a third-party BGP neighbour in a VRF.
+type Peer struct {
+	// Name is unique in the VRF at this gateway; default: the address.
+	Name string `yaml:"name,omitempty" json:"name,omitempty"`
+	// Address of the neighbour; link-local IPv6 needs Interface.
+	Address netip.Addr `yaml:"address" json:"address"`
+	// ASN of the neighbour.
+	ASN uint32 `yaml:"asn" json:"asn"`
+	// LocalASN is ours towards this peer; default the gateway's.
+	LocalASN uint32 `yaml:"local-asn,omitempty" json:"local-asn,omitempty"`
+	// Interface binds the session to a device of the VRF.
+	Interface string `yaml:"interface,omitempty" json:"interface,omitempty"`
+	// UpdateSource is our address of the session.
+	UpdateSource netip.Addr `yaml:"update-source,omitzero" json:"update-source,omitzero"`
+	// Families of the session: "ipv4", "ipv6". Default: the family of Address.
+	Families []string `yaml:"families,omitempty" json:"families,omitempty"`
+	// Passive waits for the neighbour to connect.
+	Passive bool `yaml:"passive,omitempty" json:"passive,omitempty"`
+	// Multihop is the TTL of an eBGP session that is not directly connected; 0 means directly connected (TTL 1).
+	Multihop int `yaml:"multihop,omitempty" json:"multihop,omitempty"`
+	// TTLSecurity accepts only packets that came at most this many hops (RFC 5082); not with Multihop. 0 is off.
+	TTLSecurity int `yaml:"ttl-security,omitempty" json:"ttl-security,omitempty"`
+	// PasswordFile holds the TCP MD5 key (RFC 2385), mode 0600 or stricter.
+	PasswordFile string `yaml:"password-file,omitempty" json:"password-file,omitempty"`
+	// Port is the neighbour's TCP port; default the fabric's.
+	Port int `yaml:"port,omitempty" json:"port,omitempty"`
+	// Keepalive and Hold override the defaults.
+	Keepalive Duration `yaml:"keepalive,omitempty" json:"keepalive,omitempty"`
+	Hold      Duration `yaml:"hold,omitempty" json:"hold,omitempty"`
+	// Import and Export name policies. Absent: the guard alone.
+	Import string `yaml:"import,omitempty" json:"import,omitempty"`
+	Export string `yaml:"export,omitempty" json:"export,omitempty"`
+	// NextHop is what the neighbour is told as next hop; default our address of the session.
+	NextHop netip.Addr `yaml:"next-hop,omitzero" json:"next-hop,omitzero"`
+	// ASOverride replaces the neighbour's ASN in announced paths by ours (dual-homed customers with one ASN).
+	ASOverride bool `yaml:"as-override,omitempty" json:"as-override,omitempty"`
+	// AllowOwnAS is how often our own ASN may occur in a received path. Default 0.
+	AllowOwnAS int `yaml:"allow-own-as,omitempty" json:"allow-own-as,omitempty"`
+	// MaxPrefix is the number of prefixes admitted per family; beyond it new prefixes are frozen out while
+	// admitted ones keep updating. Default the fabric's.
+	MaxPrefix int `yaml:"max-prefix,omitempty" json:"max-prefix,omitempty"`
+	// Disabled keeps the peer configured but down.
+	Disabled bool `yaml:"disabled,omitempty" json:"disabled,omitempty"`
+}
+
+// Policy is an ordered list of terms; the first term that matches decides.
+type Policy struct {
+	// Name is unique in the document.
+	Name string `yaml:"name" json:"name"`
+	// Terms in order.
+	Terms []Term `yaml:"terms" json:"terms"`
+	// Default is what happens when no term matches: "accept" or "reject". Default "reject".
+	Default string `yaml:"default,omitempty" json:"default,omitempty"`
+}
+
+// Term is one step of a policy: all of its conditions must hold.
+type Term struct {
+	// Name says what the term is for; shown by explain.
+	Name string `yaml:"name" json:"name"`
+	// Match holds the conditions; empty matches everything.
+	Match Match `yaml:"match,omitempty" json:"match,omitempty"`
+	// Then is "accept", "reject" or "next".
+	Then string `yaml:"then" json:"then"`
+	// Set rewrites the path when the term matches and does not reject.
+	Set *Set `yaml:"set,omitempty" json:"set,omitempty"`
+}
+
+// Match are the conditions of a term; every one that is given must hold.
+type Match struct {
+	// Prefixes: any of them. "10.0.0.0/8" exact; "10.0.0.0/8 le 24", "10.0.0.0/8 ge 16 le 24" ranges; "::/0 le 128".
+	Prefixes []string `yaml:"prefixes,omitempty" json:"prefixes,omitempty"`
+	// Communities: any of them, ASN:N.
+	Communities []string `yaml:"communities,omitempty" json:"communities,omitempty"`
+	// ASPath: any of these ASNs occurs in the path.
+	ASPath []uint32 `yaml:"as-path,omitempty" json:"as-path,omitempty"`
+	// OriginAS: any of these is the last ASN of the path.
+	OriginAS []uint32 `yaml:"origin-as,omitempty" json:"origin-as,omitempty"`
+	// Source: any of "connected", "static", "peer", "fabric".
+	Source []string `yaml:"source,omitempty" json:"source,omitempty"`
+	// Peers: any of these peer names.
+	Peers []string `yaml:"peers,omitempty" json:"peers,omitempty"`
+}
+
+// Set are the rewrites of a term.
+type Set struct {
+	NextHop           netip.Addr `yaml:"next-hop,omitzero" json:"next-hop,omitzero"`
+	LocalPref         *uint32    `yaml:"local-pref,omitempty" json:"local-pref,omitempty"`
+	MED               *uint32    `yaml:"med,omitempty" json:"med,omitempty"`
+	Prepend           int        `yaml:"prepend,omitempty" json:"prepend,omitempty"`
+	AddCommunities    []string   `yaml:"add-communities,omitempty" json:"add-communities,omitempty"`
+	RemoveCommunities []string   `yaml:"remove-communities,omitempty" json:"remove-communities,omitempty"`
+}
+
+// Links says which gateways are joined.
+type Links struct {
+	// Mesh is "full" (default) or "communities" (F6).
+	Mesh string `yaml:"mesh,omitempty" json:"mesh,omitempty"`
+	// Communities are sets of sites whose gateways are joined pairwise, when Mesh is "communities".
+	Communities []Community `yaml:"communities,omitempty" json:"communities,omitempty"`
+	// Tunnels is what a link has unless Pairs says otherwise, in rank order. Default one "wireguard".
+	Tunnels []Tunnel `yaml:"tunnels,omitempty" json:"tunnels,omitempty"`
+	// Pairs override the tunnels of single links.
+	Pairs []LinkPair `yaml:"pairs,omitempty" json:"pairs,omitempty"`
+}
+
+// Community is a set of sites joined pairwise.
+type Community struct {
+	Name  string   `yaml:"name" json:"name"`
+	Sites []string `yaml:"sites" json:"sites"`
+}
+
+// LinkPair names the tunnels between two gateways.
+type LinkPair struct {
+	// Between are exactly two gateway names.
+	Between []string `yaml:"between" json:"between"`
+	Tunnels []Tunnel `yaml:"tunnels" json:"tunnels"`
+}
+
+// Tunnel is one way between two gateways.
+type Tunnel struct {
+	// Kind is "wireguard".
+	Kind string `yaml:"kind" json:"kind"`
+	// UnderlayMTU overrides the fabric's for this way.
+	UnderlayMTU int `yaml:"underlay-mtu,omitempty" json:"underlay-mtu,omitempty"`
+}
