@@ -122,6 +122,15 @@ type Path struct {
 	Policy string
 }
 
+// Hop is the next hop of the path in the context it is resolved in: the VTEP in "" for a fabric path, an address in the
+// source's own VRF for all others. The Addr is zero where the path has no next hop.
+func (p *Path) Hop() NextHop {
+	if p.Key.Source.Kind == Fabric {
+		return NextHop{Addr: p.Attrs.NextHop}
+	}
+	return NextHop{VRF: p.Key.Source.VRF, Addr: p.Attrs.NextHop}
+}
+
 // Reach says whether a next hop can be used.
 type Reach uint8
 
@@ -131,7 +140,8 @@ const (
 	Unreachable
 )
 
-// NextHop is a next hop in the context it is resolved in. VRF is "" for VTEPs.
+// NextHop is a next hop in the context it is resolved in. VRF is "" for VTEPs. A link-local address that occurs on
+// more than one device carries its device as the zone, in paths and here alike.
 type NextHop struct {
 	VRF  string
 	Addr netip.Addr
@@ -159,6 +169,8 @@ const (
 	ByFresh         Reason = "fresh before stale"
 	ByRouterID      Reason = "router id"
 	ByAddress       Reason = "neighbour address"
+	// ByPathID tells apart two paths of one neighbour: by route distinguisher, path id and, last, name.
+	ByPathID Reason = "RD, path id"
 )
 
 // Choice is the outcome for one Key. The zero Choice (no Best) says that there is no usable path: remove it.

@@ -27,11 +27,13 @@ type Fabric struct {
 	// Name is the fabric's name: 1 to 32 of a-z, 0-9 and '-'. It marks objects outside this host (cloud entries).
 	Name string `yaml:"name" json:"name"`
 	// VTEPFamily is "ipv4" (default) or "ipv6": the family of every VTEP address.
-	VTEPFamily string `yaml:"vtep-family,omitempty" json:"vtep-family,omitempty"`
-	// UnderlayMTU is the MTU, in bytes, of the path between public addresses. Default 1500.
+	VTEPFamily string `yaml:"vtep-family,omitempty" json:"vtep-family,omitempty" jsonschema:"enum=ipv4,enum=ipv6"`
+	// UnderlayMTU is the MTU, in bytes, of the path between public addresses. Default 1500; what is left inside the
+	// tunnels must be 1280 or more (RFC 8200 section 5).
 	UnderlayMTU int `yaml:"underlay-mtu,omitempty" json:"underlay-mtu,omitempty"`
 	// MSS is the ceiling for the TCP maximum segment size, in bytes, of everything that crosses or leaves a
-	// gateway, both directions. Default 1300. The path's own arithmetic may lower it.
+	// gateway, both directions. Default 1300, or what UnderlayMTU leaves (RoomForMSS) if that is less; more than that
+	// is refused. The arithmetic of a tunnel with a smaller UnderlayMTU lowers it further.
 	MSS int `yaml:"mss,omitempty" json:"mss,omitempty"`
 	// VXLANPort is the UDP port of VXLAN. Default 4789 (RFC 7348).
 	VXLANPort int `yaml:"vxlan-port,omitempty" json:"vxlan-port,omitempty"`
@@ -90,7 +92,7 @@ type Site struct {
 // Cloud says where the site's VPC tables are and which of them the fabric keeps.
 type Cloud struct {
 	// Provider is "alibaba".
-	Provider string `yaml:"provider" json:"provider"`
+	Provider string `yaml:"provider" json:"provider" jsonschema:"enum=alibaba"`
 	// VRF whose routes go into the VPC's tables.
 	VRF string `yaml:"vrf" json:"vrf"`
 	// Region, VPC and RouteTables are discovered through the metadata service and the API where absent (A9).
@@ -119,8 +121,9 @@ type Gateway struct {
 	ASN uint32 `yaml:"asn" json:"asn"`
 	// VTEP is the tunnel endpoint loopback, unique in the fabric, of the fabric's VTEP family.
 	VTEP netip.Addr `yaml:"vtep" json:"vtep"`
-	// RouterID is the BGP identifier, an IPv4 address. Default: the VTEP if that is IPv4.
-	RouterID netip.Addr `yaml:"router-id,omitzero" json:"router-id,omitzero"`
+	// RouterID is the BGP identifier, an IPv4 address, unique in the fabric. Default: the VTEP if that is IPv4;
+	// required otherwise.
+	RouterID netip.Addr `yaml:"router-id,omitzero" json:"router-id,omitempty,omitzero"`
 	// Endpoints are the public addresses other gateways can dial, in rank order. None: this gateway only dials (X15, A6).
 	Endpoints []Endpoint `yaml:"endpoints,omitempty" json:"endpoints,omitempty"`
 	// WireGuard are the gateway's tunnel keys.
@@ -132,7 +135,7 @@ type Gateway struct {
 	// API, when set, serves gRPC over TCP with mutual TLS beside the unix socket.
 	API *API `yaml:"api,omitempty" json:"api,omitempty"`
 	// Metrics is the address:port of the Prometheus listener. Absent: none.
-	Metrics netip.AddrPort `yaml:"metrics,omitzero" json:"metrics,omitzero"`
+	Metrics netip.AddrPort `yaml:"metrics,omitzero" json:"metrics,omitempty,omitzero"`
 	// VRFs are the VRFs present at this gateway.
 	VRFs []GatewayVRF `yaml:"vrfs,omitempty" json:"vrfs,omitempty"`
 }
@@ -184,7 +187,7 @@ type Prefix struct {
 	Prefix netip.Prefix `yaml:"prefix" json:"prefix"`
 	// NextHop is where this gateway sends the prefix's traffic (X2, X6). Absent: the prefix is attached (a
 	// connected or more specific route exists) and only announced.
-	NextHop netip.Addr `yaml:"next-hop,omitzero" json:"next-hop,omitzero"`
+	NextHop netip.Addr `yaml:"next-hop,omitzero" json:"next-hop,omitempty,omitzero"`
 	// Interface is the device of the next hop; needed where the next hop is not on a connected network (X7).
 	Interface string `yaml:"interface,omitempty" json:"interface,omitempty"`
 	// Shared marks a prefix that more than one site originates on purpose.
@@ -218,7 +221,7 @@ type Peer struct {
 	// Interface binds the session to a device of the VRF.
 	Interface string `yaml:"interface,omitempty" json:"interface,omitempty"`
 	// UpdateSource is our address of the session.
-	UpdateSource netip.Addr `yaml:"update-source,omitzero" json:"update-source,omitzero"`
+	UpdateSource netip.Addr `yaml:"update-source,omitzero" json:"update-source,omitempty,omitzero"`
 	// Families of the session: "ipv4", "ipv6". Default: the family of Address.
 	Families []string `yaml:"families,omitempty" json:"families,omitempty"`
 	// Passive waits for the neighbour to connect.
@@ -231,14 +234,15 @@ type Peer struct {
 	PasswordFile string `yaml:"password-file,omitempty" json:"password-file,omitempty"`
 	// Port is the neighbour's TCP port; default the fabric's.
 	Port int `yaml:"port,omitempty" json:"port,omitempty"`
-	// Keepalive and Hold override the defaults.
+	// Keepalive and Hold override the defaults. With Hold alone, Keepalive is the default or a third of Hold,
+	// whichever is less.
 	Keepalive Duration `yaml:"keepalive,omitempty" json:"keepalive,omitempty"`
 	Hold      Duration `yaml:"hold,omitempty" json:"hold,omitempty"`
 	// Import and Export name policies. Absent: the guard alone.
 	Import string `yaml:"import,omitempty" json:"import,omitempty"`
 	Export string `yaml:"export,omitempty" json:"export,omitempty"`
 	// NextHop is what the neighbour is told as next hop; default our address of the session.
-	NextHop netip.Addr `yaml:"next-hop,omitzero" json:"next-hop,omitzero"`
+	NextHop netip.Addr `yaml:"next-hop,omitzero" json:"next-hop,omitempty,omitzero"`
 	// ASOverride replaces the neighbour's ASN in announced paths by ours (dual-homed customers with one ASN).
 	ASOverride bool `yaml:"as-override,omitempty" json:"as-override,omitempty"`
 	// AllowOwnAS is how often our own ASN may occur in a received path. Default 0.
@@ -257,7 +261,7 @@ type Policy struct {
 	// Terms in order.
 	Terms []Term `yaml:"terms" json:"terms"`
 	// Default is what happens when no term matches: "accept" or "reject". Default "reject".
-	Default string `yaml:"default,omitempty" json:"default,omitempty"`
+	Default string `yaml:"default,omitempty" json:"default,omitempty" jsonschema:"enum=accept,enum=reject"`
 }
 
 // Term is one step of a policy: all of its conditions must hold.
@@ -267,7 +271,7 @@ type Term struct {
 	// Match holds the conditions; empty matches everything.
 	Match Match `yaml:"match,omitempty" json:"match,omitempty"`
 	// Then is "accept", "reject" or "next".
-	Then string `yaml:"then" json:"then"`
+	Then string `yaml:"then" json:"then" jsonschema:"enum=accept,enum=reject,enum=next"`
 	// Set rewrites the path when the term matches and does not reject.
 	Set *Set `yaml:"set,omitempty" json:"set,omitempty"`
 }
@@ -290,7 +294,8 @@ type Match struct {
 
 // Set are the rewrites of a term.
 type Set struct {
-	NextHop           netip.Addr `yaml:"next-hop,omitzero" json:"next-hop,omitzero"`
+	// NextHop replaces the next hop.
+	NextHop           netip.Addr `yaml:"next-hop,omitzero" json:"next-hop,omitempty,omitzero"`
 	LocalPref         *uint32    `yaml:"local-pref,omitempty" json:"local-pref,omitempty"`
 	MED               *uint32    `yaml:"med,omitempty" json:"med,omitempty"`
 	Prepend           int        `yaml:"prepend,omitempty" json:"prepend,omitempty"`
@@ -301,7 +306,7 @@ type Set struct {
 // Links says which gateways are joined.
 type Links struct {
 	// Mesh is "full" (default) or "communities" (F6).
-	Mesh string `yaml:"mesh,omitempty" json:"mesh,omitempty"`
+	Mesh string `yaml:"mesh,omitempty" json:"mesh,omitempty" jsonschema:"enum=full,enum=communities"`
 	// Communities are sets of sites whose gateways are joined pairwise, when Mesh is "communities".
 	Communities []Community `yaml:"communities,omitempty" json:"communities,omitempty"`
 	// Tunnels is what a link has unless Pairs says otherwise, in rank order. Default one "wireguard".
@@ -320,13 +325,14 @@ type Community struct {
 type LinkPair struct {
 	// Between are exactly two gateway names.
 	Between []string `yaml:"between" json:"between"`
+	// Tunnels in rank order; an empty list means that these two gateways are not linked.
 	Tunnels []Tunnel `yaml:"tunnels" json:"tunnels"`
 }
 
 // Tunnel is one way between two gateways.
 type Tunnel struct {
 	// Kind is "wireguard".
-	Kind string `yaml:"kind" json:"kind"`
+	Kind string `yaml:"kind" json:"kind" jsonschema:"enum=wireguard"`
 	// UnderlayMTU overrides the fabric's for this way.
 	UnderlayMTU int `yaml:"underlay-mtu,omitempty" json:"underlay-mtu,omitempty"`
 }

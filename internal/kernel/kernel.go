@@ -13,14 +13,15 @@ import (
 	"fabric/internal/reconcile"
 )
 
-// Protocol is the rtm_protocol that marks our routes, rules and next hops; see systemd/rt_protos.d.
-const Protocol = 188
+// Protocol is the rtm_protocol that marks our routes, rules, addresses and next hops; see systemd/rt_protos.d. It is none
+// of those that linux/rtnetlink.h names or that FRR takes for its own (186 to 198).
+const Protocol = 201
 
 // ProtocolLinks marks what fabric-links owns: VTEP routes and next-hop objects.
-const ProtocolLinks = 189
+const ProtocolLinks = 202
 
 // Metric is the priority of all our routes in VRF tables.
-const Metric = 188
+const Metric = 201
 
 // BackstopMetric is the worst metric: of unreachable routes behind our own (FRR reads 0xFF002000 as distance 255, metric 8192).
 const BackstopMetric = 4278198272
@@ -238,6 +239,8 @@ type Features struct {
 	NextHops bool
 	// RuleProtocol: FRA_PROTOCOL on rules.
 	RuleProtocol bool
+	// AddressProtocol: IFA_PROTO on addresses (Linux 5.18).
+	AddressProtocol bool
 	// Release is the kernel's release string.
 	Release string
 }

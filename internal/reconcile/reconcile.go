@@ -79,3 +79,9 @@ type Status struct {
 	// Err is the last error's text, "" when none.
 	Err string
 }
+
+// Equaler is an Edge that knows when what is there meets a wish, where == is too strict: fields a wish leaves open, or
+// secrets that cannot be read back.
+type Equaler[K comparable, V any] interface {
+	Equal(key K, want, have V) bool
+}

@@ -1,0 +1,32 @@
+package bgp
+
+import (
+	"testing"
+
+	"fabric/bgp/rib"
+)
+
+// Two gateways, a static prefix of each family at each, in two VRFs with the same addresses.
+//
+//	gw1 CORE 172.18.0.0/16 2001:db8:1::/48   gw2 CORE 172.31.0.0/16
+//	    OPS  172.18.0.0/16                       OPS  172.18.0.0/16
+func TestType5BothWays(t *testing.T) {
+	n := newNetwork(t)
+	doc := n.document()
+	g1, g2 := n.start(doc, "gw1"), n.start(doc, "gw2")
+	g1.static("CORE", "172.18.0.0/16", "2001:db8:1::/48")
+	g1.static("OPS", "172.18.0.0/16")
+	g2.static("CORE", "172.31.0.0/16")
+	g2.wantRoutes("CORE", "172.18.0.0/16 fabric gw1 [65001]", "172.31.0.0/16 static  []", "2001:db8:1::/48 fabric gw1 [65001]")
+	g2.wantRoutes("OPS", "172.18.0.0/16 fabric gw1 [65001]")
+	g1.wantRoutes("CORE", "172.18.0.0/16 static  []", "172.31.0.0/16 fabric gw2 [65002]", "2001:db8:1::/48 static  []")
+
+	c, _ := g2.rib.Best(rib.Key{VRF: "OPS", Prefix: prefix("172.18.0.0/16")})
+	a := c.Best.Attrs
+	if a.NextHop != n.addr(1) || a.VNI != 70001 || a.RouterMAC != [6]byte{2, 0, 0, 0, 0, 0xe9} || c.Best.Key.RD != (rib.RD{0, 1, 10, 0, 0, 1, 0, 201}) {
+		t.Errorf("type 5 path of OPS: next hop %s VNI %d MAC %x RD %x", a.NextHop, a.VNI, a.RouterMAC, c.Best.Key.RD)
+	}
+	g1.rib.Withdraw(staticPath("CORE", "172.18.0.0/16").Key)
+	g2.wantRoutes("CORE", "172.31.0.0/16 static  []", "2001:db8:1::/48 fabric gw1 [65001]")
+	g2.wantRoutes("OPS", "172.18.0.0/16 fabric gw1 [65001]")
+}

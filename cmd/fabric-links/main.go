@@ -1,0 +1,161 @@
+// Command fabric-links keeps a gateway's tunnels, the routes to remote VTEPs and next-hop objects as fabric-site last planned
+// them, also while fabric-site is away.
+//
+// Exit codes: 0 done, 1 failed, 2 wrong usage.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"fabric/internal/version"
+)
+
+// usageError is a command line that cannot be understood.
+type usageError struct{ error }
+
+// options are the flags that all commands share.
+type options struct {
+	stateDir, runDir, socket string
+	logFormat, logLevel      string
+	tunnelManager            string
+	metrics                  string
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	err := command().ExecuteContext(ctx)
+	if err == nil {
+		return
+	}
+	fmt.Fprintln(os.Stderr, "fabric-links: "+err.Error())
+	var usage usageError
+	if errors.As(err, &usage) {
+		os.Exit(2)
+	}
+	os.Exit(1)
+}
+
+func command() *cobra.Command {
+	var o options
+	root := &cobra.Command{
+		Use:           "fabric-links",
+		Short:         "Keep a gateway's tunnels, VTEP routes and next hops as planned",
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Version:       version.Version,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	f := root.PersistentFlags()
+	f.StringVar(&o.stateDir, "state-dir", "/var/lib/fabric-links", "folder that keeps the plan")
+	f.StringVar(&o.runDir, "run-dir", "/run/fabric-links", "folder for locks, the socket and logs of tunnel processes")
+	f.StringVar(&o.socket, "socket", "", "unix socket to serve (default RUN-DIR/links.sock)")
+	f.StringVar(&o.logFormat, "log-format", "text", `"text" or "json"`)
+	f.StringVar(&o.logLevel, "log-level", "info", `"debug", "info", "warn" or "error"`)
+	f.StringVar(&o.tunnelManager, "tunnel-manager", "exec", `who starts userspace tunnels: "exec" (this process) or "systemd" (fabric-tunnel@.service)`)
+
+	run := &cobra.Command{
+		Use:   "run",
+		Short: "Run the engine until SIGTERM; nothing is torn down at its end",
+		Args:  noArgs,
+		RunE:  func(c *cobra.Command, _ []string) error { return runEngine(c.Context(), o) },
+	}
+	run.Flags().StringVar(&o.metrics, "metrics", "", "address:port for Prometheus metrics (default none)")
+	// Without a command the engine runs too.
+	root.Flags().StringVar(&o.metrics, "metrics", "", "address:port for Prometheus metrics (default none)")
+	root.RunE = run.RunE
+
+	tunnel := &cobra.Command{
+		Use:   "tunnel DEVICE",
+		Short: "Carry one userspace WireGuard tunnel; started by the engine or by fabric-tunnel@DEVICE.service",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return usageError{errors.New("tunnel: name one device")}
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error { return runTunnel(c.Context(), o, args[0]) },
+	}
+	cleanup := &cobra.Command{
+		Use:   "cleanup",
+		Short: "Remove all that fabric-links has made on this host, and its plan; stop the engine first",
+		Args:  noArgs,
+		RunE:  func(c *cobra.Command, _ []string) error { return runCleanup(c.Context(), o, c.OutOrStdout()) },
+	}
+	status := &cobra.Command{
+		Use:   "status",
+		Short: "Print the running engine's state as JSON",
+		Args:  noArgs,
+		RunE:  func(c *cobra.Command, _ []string) error { return runStatus(c.Context(), o, c.OutOrStdout()) },
+	}
+	apply := &cobra.Command{
+		Use:   "apply FILE",
+		Short: "Hand the running engine a plan in JSON (- is standard input) and print how each object stands",
+		Long:  "Hand the running engine a plan in JSON (- is standard input) and print how each object stands.\nfabric-site does this by itself; it sends its own plan again when it next connects.",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return usageError{errors.New("apply: name one file")}
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			return runApply(c.Context(), o, args[0], c.InOrStdin(), c.OutOrStdout())
+		},
+	}
+	versions := &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  noArgs,
+		Run:   func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), version.Version) },
+	}
+	root.AddCommand(run, tunnel, cleanup, status, apply, versions)
+	return root
+}
+
+func noArgs(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("%s: unexpected argument %q", c.Name(), args[0])}
+	}
+	return nil
+}
+
+func (o options) socketPath() string {
+	if o.socket != "" {
+		return o.socket
+	}
+	return filepath.Join(o.runDir, "links.sock")
+}
+
+func (o options) logger() (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
+		return nil, usageError{fmt.Errorf("--log-level %q: want debug, info, warn or error", o.logLevel)}
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	if os.Getenv("JOURNAL_STREAM") != "" {
+		// The journal has its own clock.
+		opts.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey && len(groups) == 0 {
+				return slog.Attr{}
+			}
+			return a
+		}
+	}
+	switch o.logFormat {
+	case "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, opts)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, opts)), nil
+	}
+	return nil, usageError{fmt.Errorf("--log-format %q: want text or json", o.logFormat)}
+}

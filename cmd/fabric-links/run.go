@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+
+	"fabric/internal/kernel/linux"
+	"fabric/overlay"
+	"fabric/overlay/links"
+)
+
+func (o options) processes(died func()) (links.Processes, error) {
+	switch o.tunnelManager {
+	case "exec":
+		self, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("find this program: %w", err)
+		}
+		return links.NewExecProcesses(self, o.runDir, died), nil
+	case "systemd":
+		return links.NewSystemdProcesses(o.runDir), nil
+	}
+	return nil, usageError{fmt.Errorf("--tunnel-manager %q: want exec or systemd", o.tunnelManager)}
+}
+
+func runEngine(ctx context.Context, o options) error {
+	log, err := o.logger()
+	if err != nil {
+		return err
+	}
+	wake := make(chan struct{}, 1)
+	processes, err := o.processes(func() {
+		select {
+		case wake <- struct{}{}:
+		default:
+		}
+	})
+	if err != nil {
+		return err
+	}
+	store, err := links.OpenStore(o.stateDir, o.runDir)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	host, err := linux.Open(log)
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	reader, err := links.NewWireGuardReader()
+	if err != nil {
+		return err
+	}
+	defer reader.Close()
+	ready := make(chan struct{})
+	engine := links.New(links.Config{
+		Log: log, Host: host, Processes: processes, Reader: reader, Liveness: links.Handshake{}, Store: store,
+		Ready: func() { close(ready) },
+		Beat:  func() { notify(daemon.SdNotifyWatchdog) },
+	})
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return engine.Run(ctx) })
+	g.Go(func() error { return links.Serve(ctx, engine, o.socketPath(), log) })
+	if o.metrics != "" {
+		g.Go(func() error { return serveMetrics(ctx, o.metrics, engine) })
+	}
+	// SIGHUP means look again; all else that could be reloaded comes in the plan.
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	g.Go(func() error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-hangup:
+			case <-wake:
+			}
+			engine.Wake()
+		}
+	})
+	g.Go(func() error {
+		// READY is a promise: the kept plan has been looked at and callers are answered.
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ready:
+		}
+		client, err := links.Dial(o.socketPath())
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		if err := client.WaitReady(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		log.Info("ready", "socket", o.socketPath())
+		notify(daemon.SdNotifyReady)
+		return nil
+	})
+	err = g.Wait()
+	notify(daemon.SdNotifyStopping)
+	log.Info("stopped; tunnels and routes stay")
+	return err
+}
+
+// notify tells systemd; without one there is nobody to tell, and no harm.
+func notify(state string) { _, _ = daemon.SdNotify(false, state) }
+
+func serveMetrics(ctx context.Context, address string, e *links.Engine) error {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(links.NewCollector(e), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("metrics on %s: %w", address, err)
+	}
+	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	select {
+	case err := <-done:
+		return fmt.Errorf("metrics on %s: %w", address, err)
+	case <-ctx.Done():
+		return s.Close()
+	}
+}
+
+func runTunnel(ctx context.Context, o options, device string) error {
+	log, err := o.logger()
+	if err != nil {
+		return err
+	}
+	return links.RunTunnel(ctx, device, o.runDir, log, func() { notify(daemon.SdNotifyReady) })
+}
+
+func runCleanup(ctx context.Context, o options, out io.Writer) error {
+	log, err := o.logger()
+	if err != nil {
+		return err
+	}
+	processes, err := o.processes(func() {})
+	if err != nil {
+		return err
+	}
+	store, err := links.OpenStore(o.stateDir, o.runDir)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	host, err := linux.Open(log)
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	return links.Cleanup(ctx, host, processes, store, o.runDir, func(s string) { fmt.Fprintln(out, s) })
+}
+
+func runStatus(ctx context.Context, o options, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	client, err := links.Dial(o.socketPath())
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	state, err := client.Get(ctx)
+	if err != nil {
+		return err
+	}
+	return printJSON(out, state)
+}
+
+func runApply(ctx context.Context, o options, file string, in io.Reader, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		in = f
+	}
+	data, err := io.ReadAll(in)
+	if err != nil {
+		return err
+	}
+	plan, err := overlay.ParsePlan(data)
+	if err != nil {
+		return err
+	}
+	client, err := links.Dial(o.socketPath())
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	result, err := client.Apply(ctx, plan)
+	if err != nil {
+		return err
+	}
+	if err := printJSON(out, result); err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range result.Problems() {
+		if p.Status != links.Pending {
+			errs = append(errs, fmt.Errorf("%s %s: %s", p.Kind, p.Name, p.Message))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func printJSON(out io.Writer, v any) error {
+	e := json.NewEncoder(out)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}

@@ -1,0 +1,156 @@
+// Command fabric-site is a gateway's control plane: it speaks BGP per VRF and with the other gateways, and keeps kernel
+// tables and VPC tables equal to what BGP chose.
+//
+// Exit codes: 0 done, 1 failed, 2 wrong usage.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"fabric/internal/api"
+	"fabric/internal/config"
+	"fabric/internal/version"
+)
+
+// usageError is a command line that cannot be understood.
+type usageError struct{ error }
+
+// options are the flags of the daemon.
+type options struct {
+	gateway, config         string
+	stateDir, socket, group string
+	links, metrics          string
+	logFormat, logLevel     string
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	err := command().ExecuteContext(ctx)
+	if err == nil {
+		return
+	}
+	fmt.Fprintln(os.Stderr, "fabric-site: "+err.Error())
+	var usage usageError
+	if errors.As(err, &usage) {
+		os.Exit(2)
+	}
+	os.Exit(1)
+}
+
+func command() *cobra.Command {
+	var o options
+	root := &cobra.Command{
+		Use:           "fabric-site",
+		Short:         "Route a gateway of the fabric",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Version:       version.Version,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	f := root.PersistentFlags()
+	f.StringVar(&o.gateway, "gateway", os.Getenv("FABRIC_GATEWAY"), "this gateway's name in the document (default $FABRIC_GATEWAY, else the host's name)")
+	f.StringVar(&o.config, "config", "/etc/fabric/fabric.yaml", "the fabric's document")
+	f.StringVar(&o.stateDir, "state-dir", "/var/lib/fabric-site", "folder for generations and the checkpoint")
+	f.StringVar(&o.logFormat, "log-format", "text", `"text" or "json"`)
+	f.StringVar(&o.logLevel, "log-level", "info", `"debug", "info", "warn" or "error"`)
+
+	run := &cobra.Command{
+		Use:   "run",
+		Short: "Run until SIGTERM; forwarding goes on after it. SIGHUP reads the document again",
+		Args:  cobra.NoArgs,
+		RunE:  func(c *cobra.Command, _ []string) error { return runSite(c.Context(), o) },
+	}
+	run.Flags().StringVar(&o.socket, "socket", api.DefaultSocket, "unix socket of the gRPC API")
+	run.Flags().StringVar(&o.group, "group", "", "group whose members may use the socket (default the daemon's own)")
+	run.Flags().StringVar(&o.links, "links", "/run/fabric-links/links.sock", "unix socket of fabric-links")
+	run.Flags().StringVar(&o.metrics, "metrics", "", "address:port for Prometheus metrics (default the document's)")
+
+	check := &cobra.Command{
+		Use:   "check-config [FILE]",
+		Short: "Check a document and print everything that is wrong with it",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			file := o.config
+			if len(args) == 1 {
+				file = args[0]
+			}
+			return checkConfig(c.OutOrStdout(), file, o.gateway)
+		},
+	}
+	keygen := &cobra.Command{
+		Use:   "keygen FILE",
+		Short: "Make a WireGuard key in FILE, mode 0600, and print the public key for the document",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			public, err := config.GenerateKey(args[0])
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(c.OutOrStdout(), public)
+			return err
+		},
+	}
+	schema := &cobra.Command{
+		Use:   "schema",
+		Short: "Print the document's JSON schema",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			b, err := config.Schema()
+			if err != nil {
+				return err
+			}
+			_, err = c.OutOrStdout().Write(b)
+			return err
+		},
+	}
+	cleanup := &cobra.Command{
+		Use:   "cleanup",
+		Short: "Remove everything of fabric-site's from this host; stop the daemon first",
+		Args:  cobra.NoArgs,
+		RunE:  func(c *cobra.Command, _ []string) error { return runCleanup(c.Context(), c.OutOrStdout(), o) },
+	}
+	versions := &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		Run:   func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), version.Version) },
+	}
+	root.AddCommand(run, check, keygen, schema, cleanup, versions)
+	return root
+}
+
+func (o *options) logger() (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
+		return nil, usageError{fmt.Errorf("--log-level %q: want debug, info, warn or error", o.logLevel)}
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	switch o.logFormat {
+	case "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, opts)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, opts)), nil
+	}
+	return nil, usageError{fmt.Errorf("--log-format %q: want text or json", o.logFormat)}
+}
+
+// name is the gateway's name: the flag, or the host's name.
+func (o *options) name() (string, error) {
+	if o.gateway != "" {
+		return o.gateway, nil
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return "", usageError{fmt.Errorf("--gateway is not given and the host has no name: %w", err)}
+	}
+	return host, nil
+}

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	fabricv1 "fabric/proto/fabric/v1"
+)
+
+func (a *app) tunnelCommand() *cobra.Command {
+	return group("tunnel", "Tunnels to other gateways", &cobra.Command{
+		Use: "list", Short: "List the tunnels", Args: cobra.NoArgs,
+		RunE: a.do(func(ctx context.Context, c fabricv1.FabricServiceClient, _ []string) error {
+			ctx, cancel := a.call(ctx)
+			defer cancel()
+			res, err := c.ListTunnels(ctx, &fabricv1.ListTunnelsRequest{})
+			if err != nil {
+				return err
+			}
+			return printList(a, "tunnels", a.tunnelColumns(), res.GetTunnels())
+		}),
+	})
+}
+
+func (a *app) tunnelColumns() []column[*fabricv1.Tunnel] {
+	return []column[*fabricv1.Tunnel]{
+		{"REMOTE", (*fabricv1.Tunnel).GetRemote},
+		{"RANK", func(t *fabricv1.Tunnel) string { return fmt.Sprint(t.GetRank()) }},
+		{"DEVICE", (*fabricv1.Tunnel).GetDevice},
+		{"KIND", func(t *fabricv1.Tunnel) string { return t.GetKind() + "/" + t.GetImplementation() }},
+		{"STATE", (*fabricv1.Tunnel).GetState},
+		{"FOR", func(t *fabricv1.Tunnel) string { return a.ago(t.GetSince()) }},
+		{"ACTIVE", func(t *fabricv1.Tunnel) string { return yesNo(t.GetActive()) }},
+		{"ENDPOINT", (*fabricv1.Tunnel).GetEndpoint},
+		{"HANDSHAKE", func(t *fabricv1.Tunnel) string { return a.ago(t.GetLastHandshake()) }},
+		{"RX", func(t *fabricv1.Tunnel) string { return fmt.Sprint(t.GetRxBytes()) }},
+		{"TX", func(t *fabricv1.Tunnel) string { return fmt.Sprint(t.GetTxBytes()) }},
+		{"MTU", func(t *fabricv1.Tunnel) string { return fmt.Sprint(t.GetMtu()) }},
+		{"NOTE", func(t *fabricv1.Tunnel) string {
+			if t.GetError() != "" || t.GetState() == "up" {
+				return t.GetError()
+			}
+			return t.GetReason()
+		}},
+	}
+}
+
+var vrfColumns = []column[*fabricv1.Vrf]{
+	{"NAME", (*fabricv1.Vrf).GetName},
+	{"TABLE", func(v *fabricv1.Vrf) string { return fmt.Sprint(v.GetTable()) }},
+	{"VNI", func(v *fabricv1.Vrf) string { return fmt.Sprint(v.GetVni()) }},
+	{"DEVICE", (*fabricv1.Vrf).GetDevice},
+	{"VXLAN", (*fabricv1.Vrf).GetVxlan},
+	{"INTERFACES", func(v *fabricv1.Vrf) string { return strings.Join(v.GetInterfaces(), ",") }},
+	{"IMPORT-RT", func(v *fabricv1.Vrf) string { return strings.Join(v.GetImportRt(), ",") }},
+	{"EXPORT-RT", func(v *fabricv1.Vrf) string { return strings.Join(v.GetExportRt(), ",") }},
+	{"ROUTES", func(v *fabricv1.Vrf) string { return fmt.Sprint(v.GetRoutes()) }},
+	{"KERNEL", func(v *fabricv1.Vrf) string { return fmt.Sprint(v.GetKernel()) }},
+	{"IN-SYNC", func(v *fabricv1.Vrf) string { return yesNo(v.GetInSync()) }},
+	{"NOTE", (*fabricv1.Vrf).GetError},
+}
+
+func (a *app) vrfCommand() *cobra.Command {
+	return group("vrf", "Routing domains at this gateway", &cobra.Command{
+		Use: "list", Short: "List the VRFs", Args: cobra.NoArgs,
+		RunE: a.do(func(ctx context.Context, c fabricv1.FabricServiceClient, _ []string) error {
+			ctx, cancel := a.call(ctx)
+			defer cancel()
+			res, err := c.ListVrfs(ctx, &fabricv1.ListVrfsRequest{})
+			if err != nil {
+				return err
+			}
+			return printList(a, "vrfs", vrfColumns, res.GetVrfs())
+		}),
+	})
+}
+
+func (a *app) cloudColumns() []column[*fabricv1.Cloud] {
+	return []column[*fabricv1.Cloud]{
+		{"PROVIDER", (*fabricv1.Cloud).GetProvider},
+		{"REGION", (*fabricv1.Cloud).GetRegion},
+		{"VPC", (*fabricv1.Cloud).GetVpc},
+		{"TABLE", (*fabricv1.Cloud).GetTable},
+		{"INSTANCE", (*fabricv1.Cloud).GetInstance},
+		{"WANTED", func(c *fabricv1.Cloud) string { return fmt.Sprint(c.GetDesired()) }},
+		{"OURS", func(c *fabricv1.Cloud) string { return fmt.Sprintf("%d/%d", c.GetOwned(), c.GetQuota()) }},
+		{"FOREIGN", func(c *fabricv1.Cloud) string { return fmt.Sprint(c.GetForeign()) }},
+		{"IN-SYNC", func(c *fabricv1.Cloud) string { return yesNo(c.GetInSync()) }},
+		{"READ", func(c *fabricv1.Cloud) string { return a.ago(c.GetLastSync()) }},
+		{"NOTE", (*fabricv1.Cloud).GetError},
+	}
+}
+
+// cloudEntry is an entry with the table it is in.
+type cloudEntry struct {
+	*fabricv1.CloudEntry
+	table string
+}
+
+var cloudEntryColumns = []column[cloudEntry]{
+	{"TABLE", func(e cloudEntry) string { return e.table }},
+	{"PREFIX", func(e cloudEntry) string { return e.GetPrefix() }},
+	{"NEXT-HOP", func(e cloudEntry) string { return e.GetNextHop() }},
+	{"STATE", func(e cloudEntry) string { return e.GetState() }},
+	{"NOTE", func(e cloudEntry) string { return e.GetError() }},
+}
+
+func (a *app) cloudCommand() *cobra.Command {
+	var entries bool
+	list := &cobra.Command{
+		Use: "list [--entries]", Short: "List the VPC route tables that this gateway keeps", Args: cobra.NoArgs,
+		RunE: a.do(func(ctx context.Context, c fabricv1.FabricServiceClient, _ []string) error {
+			ctx, cancel := a.call(ctx)
+			defer cancel()
+			res, err := c.ListClouds(ctx, &fabricv1.ListCloudsRequest{})
+			if err != nil {
+				return err
+			}
+			// JSON and YAML have the entries in each table anyway.
+			if !entries || a.output != "table" {
+				return printList(a, "clouds", a.cloudColumns(), res.GetClouds())
+			}
+			var all []cloudEntry
+			for _, t := range res.GetClouds() {
+				for _, e := range t.GetEntries() {
+					all = append(all, cloudEntry{e, t.GetTable()})
+				}
+			}
+			return printList(a, "entries", cloudEntryColumns, all)
+		}),
+	}
+	list.Flags().BoolVar(&entries, "entries", false, "list the entries that are ours or wanted")
+	plan := &cobra.Command{
+		Use: "plan", Short: "Show what the next pass would change in the VPC route tables", Args: cobra.NoArgs,
+		RunE: a.do(func(ctx context.Context, c fabricv1.FabricServiceClient, _ []string) error {
+			ctx, cancel := a.call(ctx)
+			defer cancel()
+			res, err := c.ListClouds(ctx, &fabricv1.ListCloudsRequest{})
+			if err != nil {
+				return err
+			}
+			if a.output != "table" {
+				return printList(a, "clouds", a.cloudColumns(), res.GetClouds())
+			}
+			for _, t := range res.GetClouds() {
+				fmt.Fprintf(a.out, "%s %s:\n", t.GetVpc(), t.GetTable())
+				switch {
+				case t.GetError() != "":
+					fmt.Fprintln(a.out, "  not known: "+t.GetError())
+				case len(t.GetPlan()) == 0:
+					fmt.Fprintln(a.out, "  nothing to do")
+				}
+				for _, line := range t.GetPlan() {
+					fmt.Fprintln(a.out, "  "+line)
+				}
+			}
+			if len(res.GetClouds()) == 0 {
+				fmt.Fprintln(a.out, "this gateway keeps no VPC route table")
+			}
+			return nil
+		}),
+	}
+	return group("cloud", "VPC route tables", list, plan)
+}
+
+func (a *app) siteCommand() *cobra.Command {
+	status := &cobra.Command{
+		Use: "status", Short: "Sum up the gateway", Args: cobra.NoArgs,
+		RunE: a.do(func(ctx context.Context, c fabricv1.FabricServiceClient, _ []string) error {
+			ctx, cancel := a.call(ctx)
+			defer cancel()
+			res, err := c.GetSite(ctx, &fabricv1.GetSiteRequest{})
+			if err != nil {
+				return err
+			}
+			return a.printObject(res)
+		}),
+	}
+	drain := a.changeCommand(&cobra.Command{
+		Use: "drain", Short: "Withdraw all that this gateway originates, so that traffic moves away", Args: cobra.NoArgs,
+	}, func(ctx context.Context, c fabricv1.FabricServiceClient, _ []string, o *fabricv1.ChangeOptions) (*fabricv1.ChangeResult, error) {
+		res, err := c.DrainSite(ctx, &fabricv1.DrainSiteRequest{Options: o})
+		return res.GetResult(), err
+	})
+	undrain := a.changeCommand(&cobra.Command{
+		Use: "undrain", Short: "Announce it again", Args: cobra.NoArgs,
+	}, func(ctx context.Context, c fabricv1.FabricServiceClient, _ []string, o *fabricv1.ChangeOptions) (*fabricv1.ChangeResult, error) {
+		res, err := c.UndrainSite(ctx, &fabricv1.UndrainSiteRequest{Options: o})
+		return res.GetResult(), err
+	})
+	return group("site", "This gateway", status, drain, undrain)
+}

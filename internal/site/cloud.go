@@ -1,0 +1,58 @@
+package site
+
+import (
+	"net/netip"
+	"time"
+
+	"fabric/cloud"
+	"fabric/policy"
+)
+
+// cloudWish is what the document asks of the VPC's tables, nil for a site outside a cloud.
+func (in *intent) cloudWish() (*cloud.Wish, error) {
+	c := in.site.Cloud
+	if c == nil {
+		return nil, nil
+	}
+	w := &cloud.Wish{
+		Provider: c.Provider, Region: c.Region, VPC: c.VPC, Tables: c.RouteTables, Instance: in.gw.Instance,
+		Endpoint: c.Endpoint, CAFile: c.CAFile, CredentialsFile: c.CredentialsFile,
+		VRF: c.VRF, Quota: c.Quota, Resync: time.Duration(c.Resync),
+		Fabric: in.doc.Fabric.Name, Site: in.site.Name, Gateway: in.gw.Name,
+	}
+	if c.Export != "" {
+		for i := range in.doc.Policies {
+			if in.doc.Policies[i].Name != c.Export {
+				continue
+			}
+			p, err := policy.Compile(in.doc.Policies[i])
+			if err != nil {
+				return nil, err
+			}
+			w.Export = p
+		}
+	}
+	// A route for the underlay in a VPC table would send the tunnels into themselves.
+	for _, l := range in.doc.Neighbours(in.gw.Name) {
+		for _, e := range l.Remote.Endpoints {
+			w.Protected = append(w.Protected, netip.PrefixFrom(e.Address, e.Address.BitLen()))
+		}
+	}
+	return w, nil
+}
+
+func (s *Site) cloudStatus() []CloudStatus {
+	var out []CloudStatus
+	for _, t := range s.cloud.Tables() {
+		st := CloudStatus{
+			Provider: t.Provider, Region: t.Region, VPC: t.VPC, Table: t.Table, Instance: t.Instance,
+			Desired: t.Desired, Owned: t.Owned, Foreign: t.Foreign, Quota: t.Quota, Plan: t.Plan,
+			LastSync: t.LastSync, InSync: t.InSync, Err: t.Err,
+		}
+		for _, e := range t.Entries {
+			st.Entries = append(st.Entries, CloudEntry{Prefix: e.Prefix, NextHop: e.NextHop, State: string(e.State), Err: e.Err})
+		}
+		out = append(out, st)
+	}
+	return out
+}

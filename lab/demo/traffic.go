@@ -1,0 +1,370 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// point-to-point networks, default routes and what the guard calls bogons; what must not be seen beyond its origin.
+func illegal(p netip.Prefix) string {
+	bits, a := p.Bits(), p.Addr()
+	switch {
+	case bits == 0:
+		return "default route"
+	case a.Is4() && (bits == 30 || bits == 31), a.Is6() && (bits == 126 || bits == 127):
+		return "point-to-point network"
+	case a.IsLoopback():
+		return "loopback network"
+	case a.IsMulticast() || a.IsLinkLocalUnicast():
+		return "bogon"
+	}
+	return ""
+}
+
+func (d *demo) noLeaks(ctx context.Context) (string, error) {
+	var errs []error
+	seen := 0
+	judge := func(where, dst string) {
+		seen++
+		if p, err := netip.ParsePrefix(dst); err != nil {
+			errs = append(errs, err)
+		} else if why := illegal(p); why != "" {
+			errs = append(errs, fmt.Errorf("%s holds %s: %s", where, p, why))
+		}
+	}
+	for _, gateway := range d.gateways() {
+		rs, err := d.routes(ctx, gateway, "all")
+		if err != nil {
+			return "", err
+		}
+		for _, r := range rs {
+			ours := r.Protocol == protoSite || r.Protocol == protoLinks
+			if ours && r.Type != "local" && r.Type != "unreachable" {
+				judge(gateway+" table "+r.Table, r.Dst)
+			}
+		}
+	}
+	for _, v := range d.vpcs() {
+		es, err := d.entries(ctx, v)
+		if err != nil {
+			return "", err
+		}
+		for _, e := range es {
+			if e.ours() {
+				judge(v.table, e.CIDR)
+			}
+		}
+	}
+	// What FRR got from the gateway; what it originates itself is the origin's business.
+	for _, family := range []string{"ipv4", "ipv6"} {
+		out, err := d.run(ctx, "gz-core", "vtysh", "-c", "show bgp "+family+" unicast neighbors "+map[string]string{"ipv4": "172.20.0.9", "ipv6": "fd20::9"}[family]+" routes")
+		if err != nil {
+			return "", err
+		}
+		for _, m := range regexp.MustCompile(`(?m)^\s*[*>=sdhSir ]+\s*([0-9a-f.:]+/\d+)`).FindAllStringSubmatch(out, -1) {
+			judge("gz-core BGP", m[1])
+		}
+	}
+	var refused struct {
+		Peers []peer `json:"peers"`
+	}
+	if err := d.ctlJSON(ctx, "gz-gw", &refused, "peer", "list"); err != nil {
+		return "", err
+	}
+	rejected := 0
+	for _, p := range refused.Peers {
+		rejected += p.Rejected
+	}
+	if rejected == 0 {
+		errs = append(errs, errors.New("gz-gw refused nothing: FRR does not announce what it should, the check proves nothing"))
+	}
+	return fmt.Sprintf("%d prefixes looked at, none illegal; gz-gw refused %d of FRR's announcements", seen, rejected), errors.Join(errs...)
+}
+
+// crossing is one try to reach from one VRF what is in another.
+type crossing struct {
+	from, dst string
+	options   []string
+	// watch are the places where the packet must not appear: node, device.
+	watch [][2]string
+}
+
+func (d *demo) isolation(ctx context.Context) (string, error) {
+	var errs []error
+	var lines []string
+	// A host in CORE and one in OPS have the same address: each hears only its own.
+	for _, c := range []struct{ from, mine, other string }{{"sz-host", "hk-host", "hk-ops"}, {"sz-ops", "hk-ops", "hk-host"}} {
+		dst := d.label(c.mine, "fabric.address")
+		mine, err := d.listen(ctx, c.mine, "eth1", "icmp[icmptype] = icmp-echo")
+		if err != nil {
+			return "", err
+		}
+		other, err := d.listen(ctx, c.other, "eth1", "icmp[icmptype] = icmp-echo")
+		if err != nil {
+			return "", err
+		}
+		_, err = d.ping(ctx, c.from, dst)
+		errs = append(errs, err)
+		heard, leaked := strings.Count(mine.stop(), "echo request"), strings.Count(other.stop(), "echo request")
+		if heard == 0 || leaked > 0 {
+			errs = append(errs, fmt.Errorf("%s to %s: %d requests at %s, %d at %s", c.from, dst, heard, c.mine, leaked, c.other))
+		}
+		lines = append(lines, fmt.Sprintf("%s > %s: %d requests at %s, %d at %s", c.from, dst, heard, c.mine, leaked, c.other))
+	}
+	// What only CORE has must be unreachable from OPS, from the main table, and the reverse.
+	undo, err := d.detours(ctx)
+	defer undo()
+	if err != nil {
+		return "", err
+	}
+	tries := []crossing{
+		{"sz-ops", "172.20.128.13", nil, [][2]string{{"gz-host", "eth1"}, {"gz-gw", "any"}}},
+		{"sz-ops", "172.20.0.9", nil, [][2]string{{"gz-gw", "any"}}},
+		{"sz-ops", "10.254.0.10", nil, nil},
+		{"sz-ops", "10.254.0.20", nil, [][2]string{{"hk-gw", "any"}}},
+		{"sz-ops", "fd20:128::13", nil, [][2]string{{"gz-host", "eth1"}}},
+		{"sz-ops", "fd18::10", nil, nil},
+		{"hk-ops", "172.20.128.13", nil, [][2]string{{"gz-host", "eth1"}}},
+		{"hk-ops", "10.254.0.20", nil, nil},
+		{"gz-host", "10.253.0.10", nil, [][2]string{{"sz-gw", "any"}}},
+		{"gz-host", "10.253.0.20", nil, [][2]string{{"hk-gw", "any"}}},
+		{"gz-host", "fd53::10", nil, [][2]string{{"sz-gw", "any"}}},
+		{"internet", "172.18.171.245", nil, nil},
+		{"internet", "10.254.0.10", nil, nil},
+		{"internet", "10.253.0.10", nil, nil},
+		{"internet", "172.20.128.13", nil, [][2]string{{"gz-host", "eth1"}}},
+		{"internet", "10.255.0.10", nil, nil},
+	}
+	for _, t := range tries {
+		if t.from == "internet" && t.dst == "10.255.0.10" {
+			continue // the VTEP belongs to the main table; that it answers ping there is no crossing
+		}
+		errs = append(errs, d.silent(ctx, t.from, t.dst, append(t.options, "-c", "1")...))
+	}
+	lines = append(lines, fmt.Sprintf("%d tries to reach from one VRF or the main table what is in another: no answer", len(tries)-1))
+	return strings.Join(lines, "\n"), errors.Join(errs...)
+}
+
+// detours give the hosts routes that lead what is not theirs to the gateway, so that the gateway has to say no.
+func (d *demo) detours(ctx context.Context) (undo func(), err error) {
+	lines := [][2]string{
+		{"sz-ops", "-6 address add fd99::247/64 dev eth1"},
+		{"gz-core", "route add 10.253.0.0/24 via 172.20.0.9"},
+		{"gz-core", "-6 route add fd53::/64 via fd20::9"},
+		{"internet", "route add 172.18.171.245/32 via 203.0.113.10"},
+		{"internet", "route add 10.254.0.10/32 via 203.0.113.10"},
+		{"internet", "route add 10.253.0.10/32 via 203.0.113.10"},
+		{"internet", "route add 172.20.128.13/32 via 198.51.100.30"},
+	}
+	var added [][2]string
+	undo = func() {
+		for _, l := range added {
+			// The lab is taken down after the checks; a leftover detour would only colour the ones that follow.
+			_, _ = d.run(context.WithoutCancel(ctx), l[0], append([]string{"ip"}, strings.Fields(strings.Replace(l[1], " add ", " del ", 1))...)...)
+		}
+	}
+	for _, l := range lines {
+		if _, err := d.run(ctx, l[0], append([]string{"ip"}, strings.Fields(l[1])...)...); err != nil {
+			return undo, err
+		}
+		added = append(added, l)
+	}
+	return undo, nil
+}
+
+var mssPattern = regexp.MustCompile(`mss (\d+)`)
+
+// sizes are the MSS values in a capture's text, each once.
+func sizes(text string) []string {
+	var out []string
+	for _, m := range mssPattern.FindAllStringSubmatch(text, -1) {
+		out = append(out, m[1])
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+const synFilter = "tcp[tcpflags] & tcp-syn != 0"
+
+func (d *demo) clampForwarded(ctx context.Context) (string, error) {
+	client, server := "sz-host", "gz-host"
+	dst := d.label(server, "fabric.address")
+	serve := d.lab.Node(server).Command(ctx, "timeout", "10", "nc", "-l", "-p", "5001")
+	if err := serve.Start(); err != nil {
+		return "", err
+	}
+	defer func() { _ = serve.Process.Kill(); _ = serve.Wait() }()
+	syn, err := d.listen(ctx, server, "eth1", synFilter)
+	if err != nil {
+		return "", err
+	}
+	answer, err := d.listen(ctx, client, "eth1", synFilter)
+	if err != nil {
+		return "", err
+	}
+	_, err = until(ctx, 5*time.Second, func(ctx context.Context) error {
+		_, err := d.shell(ctx, client, "echo hello | timeout 2 nc -N -w 2 "+dst+" 5001")
+		return err
+	})
+	atServer, atClient := syn.stop(), answer.stop()
+	if err != nil {
+		return "", err
+	}
+	want := strconv.Itoa(d.doc.Fabric.MSS)
+	// At the client its own unclamped SYN is seen too; the answer is what counts there.
+	var synack []string
+	for part := range strings.SplitSeq(atClient, "IP (") {
+		if strings.Contains(part, "Flags [S.]") {
+			synack = append(synack, sizes(part)...)
+		}
+	}
+	var seenSYN []string
+	for part := range strings.SplitSeq(atServer, "IP (") {
+		if strings.Contains(part, "Flags [S],") {
+			seenSYN = append(seenSYN, sizes(part)...)
+		}
+	}
+	seenSYN, synack = slices.Compact(seenSYN), slices.Compact(synack)
+	evidence := fmt.Sprintf("SYN at %s: mss %v; SYN-ACK at %s: mss %v", server, seenSYN, client, synack)
+	if !slices.Equal(seenSYN, []string{want}) || !slices.Equal(synack, []string{want}) {
+		return evidence, fmt.Errorf("want mss %s both ways", want)
+	}
+	return evidence, nil
+}
+
+func (d *demo) clampOwn(ctx context.Context) (string, error) {
+	c, err := d.listen(ctx, "gz-core", "eth1", "tcp port 179 and "+synFilter)
+	if err != nil {
+		return "", err
+	}
+	_, err = d.run(ctx, "gz-core", "vtysh", "-c", "clear bgp 172.20.0.9")
+	if err == nil {
+		_, err = until(ctx, 30*time.Second, d.allConverged)
+	}
+	// Let the session be seen down before it is asked whether it is up.
+	if err == nil {
+		_, err = until(ctx, 20*time.Second, func(context.Context) error {
+			if len(sizes(c.out.String())) == 0 {
+				return errors.New("no SYN seen")
+			}
+			return nil
+		})
+	}
+	text := c.stop()
+	if err != nil {
+		return "", err
+	}
+	if _, err := until(ctx, 30*time.Second, d.allConverged); err != nil {
+		return "", err
+	}
+	var ours []string
+	for part := range strings.SplitSeq(text, "IP (") {
+		if strings.Contains(part, "172.20.0.9.") && strings.Contains(part, "> 172.20.0.1.") {
+			ours = append(ours, sizes(part)...)
+		}
+	}
+	ours = slices.Compact(ours)
+	evidence := fmt.Sprintf("at gz-core, from the gateway: mss %v", ours)
+	if want := strconv.Itoa(d.doc.Fabric.MSS); !slices.Equal(ours, []string{want}) {
+		return evidence + "\n" + text, fmt.Errorf("want mss %s", want)
+	}
+	return evidence, nil
+}
+
+func (d *demo) pathMTU(ctx context.Context) (string, error) {
+	const inner = 1370
+	dst := d.label("hk-host", "fabric.address")
+	probe := func(size int) (string, error) {
+		return d.run(ctx, "sz-host", "ping", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", strconv.Itoa(size-28), dst)
+	}
+	if out, err := probe(inner); err != nil {
+		return out, fmt.Errorf("%d bytes do not pass: %w", inner, err)
+	}
+	out, err := probe(inner + 1)
+	var failed *exec.ExitError
+	if !errors.As(err, &failed) {
+		return out, fmt.Errorf("%d bytes: want a refusal, got %v", inner+1, err)
+	}
+	m := regexp.MustCompile(`(?i)frag needed.*mtu ?= ?(\d+)`).FindStringSubmatch(out)
+	if m == nil || m[1] != strconv.Itoa(inner) {
+		return out, fmt.Errorf("want frag needed with mtu %d", inner)
+	}
+	return fmt.Sprintf("%d bytes pass; %d bytes: %s", inner, inner+1, strings.TrimSpace(m[0])), nil
+}
+
+// bulk sends 10 MB from one host to another and tells the rate.
+func (d *demo) bulk(ctx context.Context, client, server string) (float64, error) {
+	dst := d.label(server, "fabric.address")
+	serve := d.lab.Node(server).Command(ctx, "timeout", "30", "iperf3", "-s", "-1", "-p", "5201")
+	if err := serve.Start(); err != nil {
+		return 0, err
+	}
+	defer func() { _ = serve.Process.Kill(); _ = serve.Wait() }()
+	var rate float64
+	_, err := until(ctx, 20*time.Second, func(ctx context.Context) error {
+		out, err := d.run(ctx, client, "timeout", "15", "iperf3", "-J", "-c", dst, "-p", "5201", "-n", "10M")
+		if err != nil {
+			return err
+		}
+		m := regexp.MustCompile(`(?s)"sum_received":\s*\{.*?"bytes":\s*(\d+).*?"bits_per_second":\s*([0-9.e+]+)`).FindStringSubmatch(out)
+		if m == nil {
+			return fmt.Errorf("iperf3 said no result: %s", out)
+		}
+		if n, _ := strconv.Atoi(m[1]); n < 10<<20 {
+			return fmt.Errorf("only %d bytes arrived", n)
+		}
+		rate, err = strconv.ParseFloat(m[2], 64)
+		return err
+	})
+	return rate / 1e6, err
+}
+
+func (d *demo) transfer(ctx context.Context) (string, error) {
+	client, server := "sz-host", "gz-host"
+	with, err := d.bulk(ctx, client, server)
+	if err != nil {
+		return "", err
+	}
+	// The daemons are stopped for the moment, else they would put the clamp back.
+	resume, err := d.freeze(ctx, "fabric-site", "sz-gw", "gz-gw")
+	defer resume()
+	if err != nil {
+		return "", err
+	}
+	for _, gateway := range []string{"sz-gw", "gz-gw"} {
+		if _, err := d.run(ctx, gateway, "nft", "delete", "set", "inet", "fabric", "clamped"); err == nil {
+			return "", errors.New("nft let a set go that rules use")
+		}
+		for _, chain := range []string{"input", "forward", "output"} {
+			if _, err := d.run(ctx, gateway, "nft", "flush", "chain", "inet", "fabric", chain); err != nil {
+				return "", err
+			}
+		}
+	}
+	without, err := d.bulk(ctx, client, server)
+	if err != nil {
+		return "", fmt.Errorf("without the clamp: %w", err)
+	}
+	resume()
+	took, err := until(ctx, 60*time.Second, func(ctx context.Context) error {
+		for _, gateway := range []string{"sz-gw", "gz-gw"} {
+			out, err := d.run(ctx, gateway, "nft", "list", "chain", "inet", "fabric", "forward")
+			if err != nil {
+				return err
+			}
+			if !strings.Contains(out, "maxseg size set") {
+				return fmt.Errorf("%s has no clamp", gateway)
+			}
+		}
+		return d.allConverged(ctx)
+	})
+	return fmt.Sprintf("with the clamp %.0f Mbit/s, removed %.0f Mbit/s; the clamp was back by itself after %.1fs", with, without, took.Seconds()), err
+}

@@ -1,0 +1,141 @@
+package overlay
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"fabric/internal/config"
+)
+
+// defaultWireGuardPort and defaultKeepalive hold where the document leaves the values out.
+const (
+	defaultWireGuardPort = 51820
+	defaultKeepalive     = 5 * time.Second
+)
+
+// Compile makes the links plan of one gateway. The document is taken to be valid; what only shows when it is compiled (ports
+// beyond 65535, an MTU too small, hashes that meet) is the error.
+//
+// Ports: the k-th link of a gateway listens on the fabric's port + k. Further tunnels of the same link come behind the first ones of
+// all links: rank r uses port + r × number of gateways + k. The public ports of a gateway behind NAT are counted likewise.
+//
+// Who dials: whoever knows an endpoint of the other, possibly both. Only a side that dials sends keepalives (X15, X16). If
+// neither knows one, the link has no tunnels, and the remote VTEP is kept unreachable.
+func Compile(doc *config.Document, gateway string) (Plan, error) {
+	_, own, ok := doc.Find(gateway)
+	if !ok {
+		return Plan{}, fmt.Errorf("gateway %q is not in the document", gateway)
+	}
+	p := Plan{Version: PlanVersion, Fabric: doc.Fabric.Name, Gateway: own.Name, VTEP: own.VTEP}
+	gateways := 0
+	for _, s := range doc.Sites {
+		gateways += len(s.Gateways)
+	}
+	neighbours := doc.Neighbours(gateway)
+	var errs []error
+	for _, link := range neighbours {
+		v := RemoteVTEP{Gateway: link.Remote.Name, Addr: link.Remote.VTEP}
+		if len(own.Endpoints) == 0 && len(link.Remote.Endpoints) == 0 {
+			v.Problem = fmt.Sprintf("neither %s nor %s has an endpoint that the other could dial; give one of them endpoints", own.Name, link.Remote.Name)
+		} else {
+			for rank, t := range link.Tunnels {
+				tunnel, err := compileTunnel(doc, own, link, t, rank, rank*gateways)
+				if err != nil {
+					errs = append(errs, err)
+					continue
+				}
+				p.Tunnels = append(p.Tunnels, tunnel)
+				v.Devices = append(v.Devices, tunnel.Device)
+			}
+		}
+		p.VTEPs = append(p.VTEPs, v)
+	}
+	// Every VNI of ours for every neighbour, whether that has it or not: a next hop that no route uses costs nothing,
+	// and a prefix that is moved there needs no word between the daemons.
+	for _, gv := range own.VRFs {
+		vrf, ok := doc.VRF(gv.VRF)
+		if !ok {
+			errs = append(errs, fmt.Errorf("gateway %s: VRF %q is not in the document", own.Name, gv.VRF))
+			continue
+		}
+		for _, link := range neighbours {
+			p.NextHops = append(p.NextHops, NextHop{
+				ID:      NextHopID(vrf.VNI, link.Remote.VTEP),
+				Device:  VXLANDevice(vrf.VNI),
+				Gateway: VTEPGateway(link.Remote.VTEP),
+				VNI:     vrf.VNI,
+				VTEP:    link.Remote.VTEP,
+			})
+		}
+	}
+	slices.SortStableFunc(p.NextHops, func(a, b NextHop) int { return cmp.Compare(a.VNI, b.VNI) })
+	errs = append(errs, sameMAC(own, neighbours))
+	if err := errors.Join(errs...); err != nil {
+		return Plan{}, err
+	}
+	if err := p.Validate(); err != nil {
+		return Plan{}, err
+	}
+	return p, nil
+}
+
+func compileTunnel(doc *config.Document, own *config.Gateway, link config.Link, t config.Tunnel, rank, offset int) (Tunnel, error) {
+	base := doc.Fabric.WireGuardPort
+	if base == 0 {
+		base = defaultWireGuardPort
+	}
+	remote := link.Remote
+	tunnel := Tunnel{
+		Device:          TunnelDevice(own.Name, remote.Name, rank),
+		Name:            TunnelName(own.Name, remote.Name, rank),
+		Remote:          remote.Name,
+		Rank:            rank,
+		Kind:            t.Kind,
+		MTU:             tunnelMTU(doc, t),
+		LinkLocal:       LinkLocal(own.Name, remote.Name, rank),
+		RemoteLinkLocal: LinkLocal(remote.Name, own.Name, rank),
+		ListenPort:      base + offset + link.Index,
+		PublicKey:       remote.WireGuard.PublicKey,
+		PrivateKeyFile:  own.WireGuard.PrivateKeyFile,
+	}
+	if len(remote.Endpoints) > 0 {
+		// A backup goes to another address where there is one: two tunnels to one address fail together.
+		e := remote.Endpoints[0]
+		if rank < len(remote.Endpoints) {
+			e = remote.Endpoints[rank]
+		}
+		port := base
+		if e.PublicPort != 0 {
+			port = e.PublicPort
+		}
+		port += offset + link.RemoteIndex
+		if port > 65535 {
+			return Tunnel{}, fmt.Errorf("tunnel %s: the port to dial would be %d; lower the fabric's wireguard-port or the endpoint's public-port", tunnel.Name, port)
+		}
+		tunnel.Endpoint = netip.AddrPortFrom(e.Address.Unmap(), uint16(port))
+		keepalive := time.Duration(own.WireGuard.Keepalive)
+		if keepalive == 0 {
+			keepalive = defaultKeepalive
+		}
+		// WireGuard counts whole seconds; less than one would turn it off.
+		tunnel.Keepalive = int((keepalive + time.Second - 1) / time.Second)
+	}
+	return tunnel, nil
+}
+
+// sameMAC refuses VTEPs whose derived hardware addresses meet.
+func sameMAC(own *config.Gateway, neighbours []config.Link) error {
+	seen := map[[6]byte]*config.Gateway{RouterMAC(own.VTEP): own}
+	for _, l := range neighbours {
+		mac := RouterMAC(l.Remote.VTEP)
+		if g, ok := seen[mac]; ok {
+			return fmt.Errorf("VTEPs %s of %s and %s of %s have one router MAC; choose another VTEP address for one of them", g.VTEP, g.Name, l.Remote.VTEP, l.Remote.Name)
+		}
+		seen[mac] = l.Remote
+	}
+	return nil
+}

@@ -1,0 +1,61 @@
+package links
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"fabric/internal/kernel"
+	"fabric/internal/reconcile"
+)
+
+// Cleanup removes all that is ours from the host: next hops, routes, addresses, tunnels, their processes, and the kept plan. The caller
+// has claimed the run folder by opening store, so no engine is running. It tells each removal to say.
+//
+// Next hops go first, and with them the routes through them; the backstops go last but for the tunnels themselves.
+func Cleanup(ctx context.Context, h kernel.Host, processes Processes, store *Store, runDir string, say func(string)) error {
+	// The plan first: if this is interrupted, the next boot must not bring half of it back.
+	errs := []error{store.Forget()}
+	errs = append(errs,
+		removeAll(ctx, kindNextHop, h.NextHops(kernel.ProtocolLinks), say),
+		removeAll(ctx, kindRoute, h.Routes(kernel.ProtocolLinks, kernel.MainTable), say),
+		removeAll(ctx, kindAddress, h.Addresses(kernel.ProtocolLinks), say))
+	devices, err := processes.List()
+	errs = append(errs, err)
+	for _, d := range devices {
+		if err := processes.Stop(ctx, d); err != nil {
+			errs = append(errs, fmt.Errorf("stop tunnel process of %s: %w", d, err))
+			continue
+		}
+		say("stopped tunnel process of " + d)
+	}
+	errs = append(errs, removeAll(ctx, kindLink, h.Links(kernel.KindWireGuard), say))
+	left, err := filepath.Glob(filepath.Join(runDir, "tunnel-*"))
+	errs = append(errs, err)
+	for _, f := range left {
+		errs = append(errs, os.Remove(f))
+	}
+	return errors.Join(errs...)
+}
+
+func removeAll[K comparable, V any](ctx context.Context, kind string, edge reconcile.Edge[K, V], say func(string)) error {
+	have, err := edge.Observe(ctx)
+	if err != nil {
+		return fmt.Errorf("read %ss: %w", kind, err)
+	}
+	var ops []reconcile.Op[K, V]
+	for k, v := range have {
+		ops = append(ops, reconcile.Op[K, V]{Kind: reconcile.Delete, Key: k, Old: v})
+	}
+	var errs []error
+	for i, err := range edge.Apply(ctx, ops) {
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("delete %s %v: %w", kind, ops[i].Key, err))
+			continue
+		}
+		say(fmt.Sprintf("deleted %s %v", kind, ops[i].Key))
+	}
+	return errors.Join(errs...)
+}

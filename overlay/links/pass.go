@@ -1,0 +1,407 @@
+package links
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"fabric/internal/kernel"
+	"fabric/internal/version"
+	"fabric/overlay"
+)
+
+// Kinds of objects, as results name them.
+const (
+	kindProcess   = "tunnel process"
+	kindLink      = "link"
+	kindSysctl    = "sysctl"
+	kindAddress   = "address"
+	kindWireGuard = "wireguard"
+	kindRoute     = "route"
+	kindNextHop   = "next hop"
+)
+
+// pass looks at the whole host once and mends it. The order has reasons:
+//
+//  1. backstops before anything that could carry inner packets;
+//  2. devices, with sysctls before they come up, tunnel processes, then addresses and WireGuard;
+//  3. what WireGuard says, which tunnels are alive, the one route per VTEP;
+//  4. next hops, on devices of fabric-site;
+//  5. removals, in the reverse order.
+func (e *Engine) pass(ctx context.Context) *pass {
+	p := &pass{ctx: ctx, objects: map[[2]string]Object{}, log: e.logOp}
+	if e.plan == nil {
+		// Nothing is known of what shall be: nothing is touched.
+		return p
+	}
+	plan, h := *e.plan, e.cfg.Host
+	now := e.cfg.Now()
+	e.remember(plan, now)
+
+	ours := h.Links(kernel.KindWireGuard, kernel.KindTUN)
+	present, err := ours.Observe(ctx)
+	if err != nil {
+		// Which tunnels are whose is not known: another pass will.
+		p.note(kindLink, "*", fmt.Errorf("read links: %w", err))
+		e.publishProblems(p)
+		return p
+	}
+	carried := e.carriers(plan, present)
+	want := desire(plan, func(d string) bool { return carried[d] })
+
+	routes := kind[kernel.RouteKey, kernel.Route]{name: kindRoute, edge: h.Routes(kernel.ProtocolLinks, kernel.MainTable), label: routeName}
+	backstops := routes
+	backstops.keep = func(kernel.RouteKey, kernel.Route) bool { return true }
+	_, _ = converge(p, backstops, want.backstops)
+
+	e.sysctls(p, hostSysctls)
+	e.sysctls(p, want.sysctls)
+	waiting := func(d string, err error) error {
+		if carried[d] {
+			return waitIfMissing(err, "the tunnel process to make the device")
+		}
+		return err
+	}
+	found, linksErr := converge(p, kind[string, kernel.Link]{
+		name: kindLink, edge: ours, label: name, explain: waiting,
+		// A TUN device goes with its process.
+		keep: func(_ string, l kernel.Link) bool { return l.Kind == kernel.KindTUN },
+	}, want.links)
+	if linksErr == nil {
+		e.startProcesses(p, carried)
+		e.stopProcesses(p, plan)
+	}
+	_, _ = converge(p, kind[kernel.AddressKey, kernel.Address]{
+		name: kindAddress, edge: e.addresses,
+		label:   func(k kernel.AddressKey) string { return k.Prefix.String() + " dev " + k.Device },
+		explain: func(k kernel.AddressKey, err error) error { return waitIfMissing(err, "device "+k.Device) },
+	}, want.addresses)
+
+	facts, factsErr := e.cfg.Reader.Facts(ctx, slices.Sorted(maps.Keys(want.links)))
+	if factsErr != nil {
+		p.note(kindWireGuard, "*", fmt.Errorf("read tunnels: %w", factsErr))
+	}
+	for d, f := range facts {
+		if f.Hung {
+			delete(facts, d)
+			err := e.cfg.Processes.Kill(d)
+			e.logOp("kill (it does not answer)", kindProcess, d, err)
+			p.note(kindProcess, d, cmp.Or(err, errHung))
+		}
+	}
+	// WireGuard can be asked only where it answers.
+	answering := map[string]kernel.WireGuard{}
+	for d, w := range want.wireguards {
+		if _, ok := facts[d]; ok {
+			answering[d] = e.roam(d, w, facts[d], now)
+		} else {
+			p.note(kindWireGuard, d, &pendingError{"the device to answer"})
+		}
+	}
+	_, wgErr := converge(p, kind[string, kernel.WireGuard]{
+		// A new edge each time: what it remembers of endpoints is roam's to decide here.
+		name: kindWireGuard, edge: h.WireGuards(), label: name, order: orderPorts,
+		explain: func(d string, err error) error { return waiting(d, explainPort(err, want.wireguards[d].ListenPort)) },
+		// A configuration goes with its device.
+		keep: func(string, kernel.WireGuard) bool { return true },
+	}, answering)
+	if wgErr == nil {
+		for d, w := range want.wireguards {
+			if o := p.objects[[2]string{kindWireGuard, d}]; o.Status == OK {
+				e.tunnels[d].endpoint = w.Peer.Endpoint.String()
+			}
+		}
+	}
+
+	unknown := e.judge(plan, found, linksErr == nil, facts, factsErr == nil, now)
+	wantRoutes := maps.Clone(want.backstops)
+	active, held := e.choose(plan, wantRoutes, unknown, now)
+	routes.keep = func(k kernel.RouteKey, _ kernel.Route) bool { return held[k] }
+	_, _ = converge(p, routes, wantRoutes)
+
+	nextHops := e.nextHops(p, plan, want.nextHops)
+
+	for i := len(p.removals) - 1; i >= 0; i-- {
+		p.removals[i]()
+	}
+	e.publish(e.newState(p, plan, carried, facts, active, nextHops))
+	return p
+}
+
+func name(s string) string { return s }
+
+// explainPort says in words what WireGuard answers when its port is taken; userspace implementations answer with the bare number.
+func explainPort(err error, port int) error {
+	if errors.Is(err, unix.EADDRINUSE) || strings.Contains(err.Error(), fmt.Sprintf("errno=%d", -int(unix.EADDRINUSE))) {
+		return fmt.Errorf("UDP port %d is in use by another program; stop that, or choose another wireguard-port: %w", port, err)
+	}
+	return err
+}
+
+var errHung = errors.New("the tunnel process did not answer and was killed; it is started again")
+
+// remember makes room for what is kept of each tunnel, and drops what the plan has no more.
+func (e *Engine) remember(plan overlay.Plan, now time.Time) {
+	known := map[string]bool{}
+	for _, t := range plan.Tunnels {
+		known[t.Device] = true
+		if e.tunnels[t.Device] == nil {
+			e.tunnels[t.Device] = &tunnel{state: Starting, reason: "not looked at yet", since: now}
+		}
+	}
+	maps.DeleteFunc(e.tunnels, func(d string, _ *tunnel) bool { return !known[d] })
+}
+
+// carriers decides for each tunnel whether a process carries it. What runs goes on running as it is: a kernel that learnt WireGuard
+// meanwhile is no reason to cut traffic.
+func (e *Engine) carriers(plan overlay.Plan, present map[string]kernel.Link) map[string]bool {
+	carried := map[string]bool{}
+	for _, t := range plan.Tunnels {
+		link, there := present[t.Device]
+		if there && link.Kind == kernel.KindWireGuard || !there && e.cfg.Host.Features().WireGuard {
+			if alive, err := e.cfg.Processes.Alive(t.Device); err == nil && !alive {
+				continue
+			}
+		}
+		carried[t.Device] = true
+	}
+	return carried
+}
+
+// startProcesses starts tunnel processes that are missing, but for devices that turned out to be somebody else's.
+func (e *Engine) startProcesses(p *pass, carried map[string]bool) {
+	now := e.cfg.Now()
+	for _, d := range slices.Sorted(maps.Keys(carried)) {
+		r := &e.tunnels[d].process
+		alive, err := e.cfg.Processes.Alive(d)
+		if alive {
+			r.seen = now
+		} else if p.objects[[2]string{kindLink, d}].Status == Foreign {
+			err = &pendingError{"its device name to become free"}
+		} else if err == nil {
+			if err = r.next(now); err == nil {
+				r.start(now)
+				err = e.cfg.Processes.Start(p.ctx, d)
+				e.logOp("start", kindProcess, d, err)
+				p.changes++
+			}
+		}
+		p.note(kindProcess, d, err)
+	}
+}
+
+// stopProcesses ends, at the end of the pass, tunnel processes that the plan has no more.
+func (e *Engine) stopProcesses(p *pass, plan overlay.Plan) {
+	devices, err := e.cfg.Processes.List()
+	if err != nil {
+		p.note(kindProcess, "*", err)
+	}
+	for _, d := range devices {
+		if _, wanted := e.tunnels[d]; wanted {
+			continue
+		}
+		p.removals = append(p.removals, func() {
+			err := e.cfg.Processes.Stop(p.ctx, d)
+			e.logOp("stop", kindProcess, d, err)
+			if err != nil {
+				p.note(kindProcess, d, err)
+			} else {
+				p.changes++
+			}
+		})
+	}
+}
+
+// sysctls of devices that are not there yet wait for them.
+func (e *Engine) sysctls(p *pass, want map[string]string) {
+	keys := slices.Sorted(maps.Keys(want))
+	_, _ = converge(p, kind[string, string]{
+		name: kindSysctl, edge: e.cfg.Host.Sysctls(func() []string { return keys }), label: name,
+		explain: func(_ string, err error) error { return waitIfMissing(err, "the device") },
+		keep:    func(string, string) bool { return true },
+	}, want)
+}
+
+// roam keeps the endpoint that WireGuard has learnt from authenticated packets, as long as the tunnel is alive with it: the other end
+// may have moved. An endpoint that the plan has changed is applied, and a dead tunnel goes back to the planned one.
+//
+// On the passive side a tunnel process that was restarted has forgotten where the other end is, and that would take 15 s to
+// notice that nobody answers. So the passive side calls back where it last heard it, for a minute.
+func (e *Engine) roam(device string, w kernel.WireGuard, f Facts, now time.Time) kernel.WireGuard {
+	const callBack, callBackFor = 5, time.Minute
+	t := e.tunnels[device]
+	changed := t.endpoint != "" && t.endpoint != w.Peer.Endpoint.String()
+	fresh := !f.LastHandshake.IsZero() && now.Sub(f.LastHandshake) < RejectAfter
+	if f.Endpoint.IsValid() && (fresh && !changed || !w.Peer.Endpoint.IsValid()) {
+		w.Peer.Endpoint = f.Endpoint
+	}
+	if fresh {
+		t.learnt = f.Endpoint
+	} else if w.Peer.Keepalive == 0 && t.learnt.IsValid() && now.Sub(t.process.started) < callBackFor {
+		w.Peer.Endpoint, w.Peer.Keepalive = t.learnt, callBack
+	}
+	return w
+}
+
+// judge works out which tunnels are up. What could not be read is no news: such a tunnel stays what it was, and is returned.
+func (e *Engine) judge(plan overlay.Plan, found map[string]kernel.Link, linksRead bool, facts map[string]Facts, factsRead bool, now time.Time) map[string]bool {
+	unknown := map[string]bool{}
+	for _, t := range plan.Tunnels {
+		if _, ok := facts[t.Device]; !linksRead || !factsRead && !ok {
+			unknown[t.Device] = true
+			continue
+		}
+		was := e.tunnels[t.Device]
+		state, reason := Down, ""
+		link, there := found[t.Device]
+		f, answers := facts[t.Device]
+		switch {
+		case !there && was.state != Up:
+			state, reason = Starting, "no device yet"
+		case !there:
+			reason = "the device is gone"
+		case !link.Up:
+			reason = "the device is down"
+		case !answers:
+			reason = "WireGuard does not answer"
+		default:
+			var alive bool
+			if alive, reason = e.cfg.Liveness.Alive(t, f, now); alive {
+				state = Up
+			} else if was.state == Starting {
+				state = Starting
+			}
+		}
+		if state != was.state {
+			was.since = now
+			e.cfg.Log.Info("tunnel "+state, "tunnel", t.Name, "device", t.Device, "was", was.state, "reason", reason)
+		}
+		was.state, was.reason = state, reason
+	}
+	return unknown
+}
+
+// choose adds the route of each VTEP over its highest ranked tunnel that is up, and says which that is. Held are routes that may be right
+// though no tunnel is known to be up: right after a start, when the first reading failed.
+func (e *Engine) choose(plan overlay.Plan, routes map[kernel.RouteKey]kernel.Route, unknown map[string]bool, now time.Time) (active map[string]bool, held map[kernel.RouteKey]bool) {
+	active, held = map[string]bool{}, map[kernel.RouteKey]bool{}
+	vteps := map[string]VTEPState{}
+	for _, v := range plan.VTEPs {
+		s := VTEPState{Gateway: v.Gateway, Addr: v.Addr, Reason: v.Problem}
+		for _, d := range v.Devices {
+			t := e.tunnels[d]
+			if t.state == Up {
+				s.Device = d
+				s.Reason = t.reason
+				break
+			}
+			if s.Reason == "" {
+				s.Reason = "no tunnel is up: " + t.reason
+			}
+		}
+		was, known := e.vteps[v.Gateway]
+		s.Since = was.Since
+		if !known || was.Device != s.Device || was.Addr != v.Addr {
+			s.Since = now
+			e.cfg.Log.Info("vtep route", "gateway", v.Gateway, "vtep", v.Addr, "device", s.Device, "was", was.Device, "reason", s.Reason)
+		}
+		vteps[v.Gateway] = s
+		if s.Device != "" {
+			active[s.Device] = true
+			routes[vtepKey(v.Addr)] = vtepRoute(plan.VTEP, s.Device)
+		} else if slices.ContainsFunc(v.Devices, func(d string) bool { return unknown[d] }) {
+			held[vtepKey(v.Addr)] = true
+		}
+	}
+	e.vteps = vteps
+	return active, held
+}
+
+// nextHops syncs next-hop objects. Their devices are fabric-site's: those that are not there, or are down, are waited for.
+func (e *Engine) nextHops(p *pass, plan overlay.Plan, want map[uint32]kernel.NextHop) []NextHopState {
+	label := func(id uint32) string {
+		if n, ok := want[id]; ok {
+			return strconv.FormatUint(uint64(id), 10) + " via " + n.Gateway.String() + " dev " + n.Device
+		}
+		return strconv.FormatUint(uint64(id), 10)
+	}
+	vxlans, err := e.cfg.Host.Links(kernel.KindVXLAN).Observe(p.ctx)
+	if err != nil {
+		for id := range want {
+			p.note(kindNextHop, label(id), fmt.Errorf("read links: %w", err))
+		}
+	} else {
+		possible := map[uint32]kernel.NextHop{}
+		for id, n := range want {
+			switch l, there := vxlans[n.Device]; {
+			case !there:
+				p.note(kindNextHop, label(id), &pendingError{"device " + n.Device + ", which fabric-site makes"})
+			case !l.Up:
+				p.note(kindNextHop, label(id), &pendingError{"device " + n.Device + " to come up"})
+			default:
+				possible[id] = n
+			}
+		}
+		_, _ = converge(p, kind[uint32, kernel.NextHop]{
+			name: kindNextHop, edge: e.cfg.Host.NextHops(kernel.ProtocolLinks), label: label,
+			explain: func(_ uint32, err error) error { return waitIfMissing(err, "its device") },
+			// One whose device has just gone is the kernel's to remove.
+			keep: func(id uint32, _ kernel.NextHop) bool { _, wanted := want[id]; return wanted },
+		}, possible)
+	}
+	states := make([]NextHopState, 0, len(plan.NextHops))
+	for _, n := range plan.NextHops {
+		o := p.objects[[2]string{kindNextHop, label(n.ID)}]
+		states = append(states, NextHopState{ID: n.ID, Device: n.Device, VTEP: n.VTEP, VNI: n.VNI, Ready: o.Status == OK, Reason: o.Message})
+	}
+	return states
+}
+
+// publishProblems publishes the former state with this pass's problems: it did not get far enough to know more.
+func (e *Engine) publishProblems(p *pass) {
+	s := *e.State()
+	s.Problems = problems(p)
+	e.publish(&s)
+}
+
+func problems(p *pass) []Object {
+	return slices.DeleteFunc(p.objectList(), func(o Object) bool { return o.Status == OK })
+}
+
+// newState sums a pass up.
+func (e *Engine) newState(p *pass, plan overlay.Plan, carried map[string]bool, facts map[string]Facts, active map[string]bool, nextHops []NextHopState) *State {
+	s := &State{Gateway: plan.Gateway, Digest: plan.Digest(), Version: version.Version, Started: e.started, NextHops: nextHops}
+	for _, t := range plan.Tunnels {
+		f, is := facts[t.Device], e.tunnels[t.Device]
+		ts := TunnelState{
+			Device: t.Device, Name: t.Name, Remote: t.Remote, Rank: t.Rank, Kind: t.Kind,
+			Implementation: "kernel",
+			State:          is.state, Reason: is.reason, Since: is.since,
+			Active:   active[t.Device],
+			Endpoint: f.Endpoint, ListenPort: f.ListenPort, LastHandshake: f.LastHandshake,
+			RxBytes: f.RxBytes, TxBytes: f.TxBytes, MTU: t.MTU,
+		}
+		if carried[t.Device] {
+			ts.Implementation = "userspace"
+		}
+		for _, kind := range []string{kindProcess, kindLink, kindWireGuard} {
+			if o := p.objects[[2]string{kind, t.Device}]; ts.Err == "" && (o.Status == Failed || o.Status == Foreign) {
+				ts.Err = kind + ": " + o.Message
+			}
+		}
+		s.Tunnels = append(s.Tunnels, ts)
+	}
+	for _, v := range plan.VTEPs {
+		s.VTEPs = append(s.VTEPs, e.vteps[v.Gateway])
+	}
+	s.Problems = problems(p)
+	return s
+}

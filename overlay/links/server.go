@@ -1,0 +1,194 @@
+package links
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
+	"fabric/overlay"
+	linksv1 "fabric/proto/links/v1"
+)
+
+// SocketMode is the mode of the unix socket.
+const SocketMode = 0o660
+
+// Serve answers gRPC on a unix socket until ctx ends; it returns nil then. Callers must be root, or run with this process's user or
+// primary group. A socket that a dead process left behind is replaced.
+func Serve(ctx context.Context, e *Engine, socket string, log *slog.Logger) error {
+	l, err := listen(socket)
+	if err != nil {
+		return err
+	}
+	s := grpc.NewServer(grpc.Creds(peerCredentials{log}))
+	linksv1.RegisterLinksServiceServer(s, &service{engine: e})
+	grpc_health_v1.RegisterHealthServer(s, health.NewServer())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	select {
+	case err := <-done:
+		return fmt.Errorf("serve %s: %w", socket, err)
+	case <-ctx.Done():
+		// Not GracefulStop: watchers would hold it.
+		s.Stop()
+		<-done
+		return nil
+	}
+}
+
+// listen makes the socket. The caller holds the run folder's lock, so that a socket there can only be a dead one; elsewhere
+// it is asked first.
+func listen(socket string) (net.Listener, error) {
+	if fi, err := os.Lstat(socket); err == nil {
+		if fi.Mode()&os.ModeSocket == 0 {
+			return nil, fmt.Errorf("socket %s: there is a file of that name that is no socket; remove it or choose another --socket", socket)
+		}
+		if c, err := net.DialTimeout("unix", socket, time.Second); err == nil {
+			c.Close()
+			return nil, fmt.Errorf("socket %s: another process answers there; stop it or choose another --socket", socket)
+		}
+		if err := os.Remove(socket); err != nil {
+			return nil, fmt.Errorf("socket: %w", err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(socket), 0o750); err != nil {
+		return nil, fmt.Errorf("socket: %w", err)
+	}
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		return nil, fmt.Errorf("socket: %w", err)
+	}
+	if err := os.Chmod(socket, SocketMode); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("socket: %w", err)
+	}
+	return l, nil
+}
+
+// peerCredentials lets in whom SO_PEERCRED shows to be allowed.
+type peerCredentials struct{ log *slog.Logger }
+
+// ServerHandshake implements credentials.TransportCredentials.
+func (p peerCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	cred, err := readPeer(c)
+	if err == nil {
+		err = admit(cred, os.Geteuid(), os.Getegid())
+	}
+	if err != nil {
+		p.log.Warn("caller refused", "err", err)
+		c.Close()
+		return nil, nil, err
+	}
+	return c, peerInfo{credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}}, nil
+}
+
+// ClientHandshake implements credentials.TransportCredentials; these credentials are a server's.
+func (p peerCredentials) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return nil, nil, errors.New("peer credentials are for servers")
+}
+
+// Info implements credentials.TransportCredentials.
+func (p peerCredentials) Info() credentials.ProtocolInfo {
+	return credentials.ProtocolInfo{SecurityProtocol: "local"}
+}
+
+// Clone implements credentials.TransportCredentials.
+func (p peerCredentials) Clone() credentials.TransportCredentials { return p }
+
+// OverrideServerName implements credentials.TransportCredentials.
+func (p peerCredentials) OverrideServerName(string) error { return nil }
+
+type peerInfo struct{ credentials.CommonAuthInfo }
+
+// AuthType implements credentials.AuthInfo.
+func (peerInfo) AuthType() string { return "local" }
+
+func readPeer(c net.Conn) (*unix.Ucred, error) {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return nil, errors.New("not a unix socket")
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var cred *unix.Ucred
+	var sockErr error
+	if err := raw.Control(func(fd uintptr) { cred, sockErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
+		return nil, err
+	}
+	return cred, sockErr
+}
+
+// admit refuses callers that are neither root nor of this process's user or group.
+func admit(cred *unix.Ucred, uid, gid int) error {
+	if cred.Uid == 0 || int(cred.Uid) == uid || int(cred.Gid) == gid {
+		return nil
+	}
+	return fmt.Errorf("process %d of user %d and group %d may not speak to fabric-links; run it as root or with group %d", cred.Pid, cred.Uid, cred.Gid, gid)
+}
+
+type service struct {
+	linksv1.UnimplementedLinksServiceServer
+	engine *Engine
+}
+
+// Apply implements the call of that name.
+func (s *service) Apply(ctx context.Context, r *linksv1.ApplyRequest) (*linksv1.ApplyResponse, error) {
+	p := planFromWire(r.GetPlan())
+	objects, err := s.engine.Apply(ctx, p)
+	if err != nil {
+		return nil, statusOf(p, err)
+	}
+	return &linksv1.ApplyResponse{Digest: p.Digest(), Objects: objectsToWire(objects)}, nil
+}
+
+func statusOf(p overlay.Plan, err error) error {
+	var version *overlay.VersionError
+	switch {
+	case errors.Is(err, context.Canceled):
+		return status.Error(codes.Canceled, err.Error())
+	case errors.Is(err, context.DeadlineExceeded):
+		return status.Error(codes.DeadlineExceeded, err.Error())
+	case errors.As(err, &version):
+		return status.Error(codes.FailedPrecondition, err.Error())
+	case p.Validate() != nil:
+		return status.Error(codes.InvalidArgument, err.Error())
+	case errors.Is(err, errOtherGateway):
+		return status.Error(codes.FailedPrecondition, err.Error())
+	}
+	return status.Error(codes.Internal, err.Error())
+}
+
+// Get implements the call of that name.
+func (s *service) Get(context.Context, *linksv1.GetRequest) (*linksv1.GetResponse, error) {
+	return &linksv1.GetResponse{State: stateToWire(s.engine.State())}, nil
+}
+
+// Watch implements the call of that name.
+func (s *service) Watch(_ *linksv1.WatchRequest, stream grpc.ServerStreamingServer[linksv1.WatchResponse]) error {
+	changed, end := s.engine.Subscribe()
+	defer end()
+	for {
+		if err := stream.Send(&linksv1.WatchResponse{State: stateToWire(s.engine.State())}); err != nil {
+			return err
+		}
+		select {
+		case <-stream.Context().Done():
+			return nil
+		case <-changed:
+		}
+	}
+}

@@ -1,0 +1,154 @@
+package links
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"time"
+
+	"fabric/internal/reconcile"
+)
+
+// Status is how an object stands to the plan.
+type Status uint8
+
+// The statuses.
+const (
+	// OK: as planned.
+	OK Status = iota + 1
+	// Pending: waits for something that others make, such as a VXLAN device of fabric-site.
+	Pending
+	// Failed: could not be applied; it is tried again.
+	Failed
+	// Foreign: somebody else's object stands in its place and was left untouched.
+	Foreign
+)
+
+// String returns "ok", "pending", "error" or "foreign".
+func (s Status) String() string {
+	switch s {
+	case OK:
+		return "ok"
+	case Pending:
+		return "pending"
+	case Failed:
+		return "error"
+	case Foreign:
+		return "foreign"
+	}
+	return "unknown"
+}
+
+// MarshalText writes it as String does.
+func (s Status) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// Object is one object on the host and how it stands.
+type Object struct {
+	// Kind is "plan", "tunnel process", "link", "sysctl", "address", "wireguard", "route" or "next hop".
+	Kind string
+	// Name as people know it.
+	Name   string
+	Status Status
+	// Message says what is wrong and how to mend it, or what is waited for. "" when OK.
+	Message string
+}
+
+// newObject tells the status from the error of an operation.
+func newObject(kind, name string, err error) Object {
+	o := Object{Kind: kind, Name: name, Status: OK}
+	if err == nil {
+		return o
+	}
+	o.Message = err.Error()
+	var foreign *reconcile.ForeignError
+	var pending *pendingError
+	switch {
+	case errors.As(err, &foreign):
+		o.Status = Foreign
+	case errors.As(err, &pending):
+		o.Status = Pending
+	default:
+		o.Status = Failed
+	}
+	return o
+}
+
+// pendingError says what an object waits for.
+type pendingError struct{ what string }
+
+// Error implements error.
+func (e *pendingError) Error() string { return e.what }
+
+// waitIfMissing turns "no such device" into waiting for what.
+func waitIfMissing(err error, what string) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return &pendingError{what}
+	}
+	return err
+}
+
+// State is what fabric-links knows after a pass. It is immutable.
+type State struct {
+	// Gateway and Digest of the plan in force, "" when there is none yet.
+	Gateway, Digest string
+	// Version of the fabric-links program and when it started.
+	Version string
+	Started time.Time
+	// Tunnels, VTEPs and NextHops in the plan's order.
+	Tunnels  []TunnelState
+	VTEPs    []VTEPState
+	NextHops []NextHopState
+	// Problems are the objects that are not OK.
+	Problems []Object
+}
+
+// Tunnel states.
+const (
+	Up       = "up"
+	Down     = "down"
+	Starting = "starting"
+)
+
+// TunnelState is one tunnel as it is.
+type TunnelState struct {
+	Device, Name, Remote string
+	Rank                 int
+	Kind                 string
+	// Implementation is "kernel" or "userspace".
+	Implementation string
+	// State is Up, Down or Starting; Reason says why, Since when.
+	State, Reason string
+	Since         time.Time
+	// Active: the remote VTEP is routed over this tunnel.
+	Active bool
+	// Endpoint is where the other end is now.
+	Endpoint      netip.AddrPort
+	ListenPort    int
+	LastHandshake time.Time
+	// RxBytes and TxBytes since the device was made.
+	RxBytes, TxBytes uint64
+	MTU              int
+	// Err is what could not be applied.
+	Err string
+}
+
+// VTEPState is one remote VTEP as it is.
+type VTEPState struct {
+	Gateway string
+	Addr    netip.Addr
+	// Device of the active tunnel, "" when the VTEP is unreachable.
+	Device string
+	Reason string
+	Since  time.Time
+}
+
+// NextHopState is one next-hop object as it is.
+type NextHopState struct {
+	ID     uint32
+	Device string
+	VTEP   netip.Addr
+	VNI    uint32
+	// Ready: routes may refer to it. Reason says why not.
+	Ready  bool
+	Reason string
+}

@@ -1,0 +1,64 @@
+package overlay
+
+import "fabric/internal/config"
+
+// Header sizes in bytes.
+const (
+	// wireGuardOverhead is IPv6 40 + UDP 8 + WireGuard data 32. The outer family may change under way, so the larger counts.
+	wireGuardOverhead = 80
+	// vxlanOverhead4 and vxlanOverhead6 are outer IP 20 or 40 + UDP 8 + VXLAN 8 + inner Ethernet 14.
+	vxlanOverhead4 = 50
+	vxlanOverhead6 = 70
+	// tcpOverhead4 and tcpOverhead6 are IP 20 or 40 + TCP 20.
+	tcpOverhead4 = 40
+	tcpOverhead6 = 60
+)
+
+// defaultUnderlayMTU holds where the document leaves the value out.
+const defaultUnderlayMTU = 1500
+
+// defaultMSS holds where the document leaves the value out (X18).
+const defaultMSS = 1300
+
+// tunnelMTU is the MTU, in bytes, of a tunnel's interface.
+func tunnelMTU(doc *config.Document, t config.Tunnel) int {
+	underlay := t.UnderlayMTU
+	if underlay == 0 {
+		underlay = doc.Fabric.UnderlayMTU
+	}
+	if underlay == 0 {
+		underlay = defaultUnderlayMTU
+	}
+	return underlay - wireGuardOverhead
+}
+
+// MTU is the MTU, in bytes, of the VXLAN devices of a gateway: the least of its tunnels less the VXLAN header. A packet may take
+// any tunnel, so the narrowest counts. A gateway without tunnels has what the fabric's underlay MTU gives.
+func MTU(doc *config.Document, gateway string) int {
+	least := 0
+	for _, link := range doc.Neighbours(gateway) {
+		for _, t := range link.Tunnels {
+			if m := tunnelMTU(doc, t); least == 0 || m < least {
+				least = m
+			}
+		}
+	}
+	if least == 0 {
+		least = tunnelMTU(doc, config.Tunnel{})
+	}
+	if doc.Fabric.VTEPFamily == "ipv6" {
+		return least - vxlanOverhead6
+	}
+	return least - vxlanOverhead4
+}
+
+// MSS is the largest TCP segment, in bytes, for IPv4 and IPv6 across the fabric from a gateway: the configured ceiling, or less where
+// the MTU asks for it.
+func MSS(doc *config.Document, gateway string) (v4, v6 int) {
+	ceiling := doc.Fabric.MSS
+	if ceiling == 0 {
+		ceiling = defaultMSS
+	}
+	mtu := MTU(doc, gateway)
+	return min(ceiling, mtu-tcpOverhead4), min(ceiling, mtu-tcpOverhead6)
+}

@@ -1,0 +1,243 @@
+// Package overlay turns the intent into what one gateway's links shall be: tunnels to the other gateways, routes to their
+// VTEPs and next-hop objects for their VXLAN. It is arithmetic only; overlay/links makes it so.
+//
+//	document ── Compile ──► Plan ──► fabric-links (overlay/links) ──► kernel
+//
+// All names, addresses and ids are derived by hash from names in the document, so that every gateway and every start
+// comes to the same ones and nothing has to be remembered.
+package overlay
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+)
+
+// PlanVersion is the version of Plan's format. fabric-links and fabric-site are upgraded one after the other, so the version
+// before and the version after are understood too: fields may be added, none may change its meaning.
+const PlanVersion = 1
+
+// VersionError says that a plan is of a version that is not understood.
+type VersionError struct{ Got int }
+
+// Error implements error.
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("links plan: version %d is not understood, this program understands %d to %d; install fabric-site and fabric-links of neighbouring releases",
+		e.Got, max(1, PlanVersion-1), PlanVersion+1)
+}
+
+// Plan is what one gateway's links shall be. It names key files and holds no key.
+type Plan struct {
+	// Version is PlanVersion of the program that made the plan.
+	Version int `json:"version"`
+	// Fabric and Gateway say whose plan it is.
+	Fabric  string `json:"fabric"`
+	Gateway string `json:"gateway"`
+	// VTEP is the gateway's own loopback on lo.
+	VTEP netip.Addr `json:"vtep"`
+	// Tunnels, ordered by remote gateway and rank.
+	Tunnels []Tunnel `json:"tunnels,omitempty"`
+	// VTEPs are the remote ones, ordered by gateway.
+	VTEPs []RemoteVTEP `json:"vteps,omitempty"`
+	// NextHops, ordered by VNI and gateway.
+	NextHops []NextHop `json:"next-hops,omitempty"`
+}
+
+// Tunnel is one interface to one remote gateway.
+type Tunnel struct {
+	// Device is TunnelDevice, Name is TunnelName.
+	Device string `json:"device"`
+	Name   string `json:"name"`
+	// Remote gateway.
+	Remote string `json:"remote"`
+	// Rank 0 is preferred.
+	Rank int `json:"rank"`
+	// Kind is "wireguard".
+	Kind string `json:"kind"`
+	// MTU in bytes.
+	MTU int `json:"mtu"`
+	// LinkLocal is the interface's address, RemoteLinkLocal the other end's.
+	LinkLocal       netip.Addr `json:"link-local"`
+	RemoteLinkLocal netip.Addr `json:"remote-link-local"`
+	// ListenPort is the local UDP port.
+	ListenPort int `json:"listen-port"`
+	// Endpoint is dialled; zero on the passive side (X15).
+	Endpoint netip.AddrPort `json:"endpoint,omitzero"`
+	// PublicKey of the other end, base64.
+	PublicKey string `json:"public-key"`
+	// PrivateKeyFile holds our key.
+	PrivateKeyFile string `json:"private-key-file"`
+	// Keepalive in seconds, 0 on the passive side (X16).
+	Keepalive int `json:"keepalive,omitempty"`
+}
+
+// RemoteVTEP is another gateway's loopback and the ways to it.
+type RemoteVTEP struct {
+	Gateway string     `json:"gateway"`
+	Addr    netip.Addr `json:"addr"`
+	// Devices of the tunnels, in rank order. The route goes over the first that is up.
+	Devices []string `json:"devices,omitempty"`
+	// Problem says why there are no Devices.
+	Problem string `json:"problem,omitempty"`
+}
+
+// NextHop is a next-hop object: one remote VTEP on one VXLAN device, shared by all routes of both families.
+type NextHop struct {
+	// ID is NextHopID.
+	ID uint32 `json:"id"`
+	// Device is VXLANDevice(VNI); fabric-site makes it.
+	Device string `json:"device"`
+	// Gateway is VTEPGateway(VTEP).
+	Gateway netip.Addr `json:"gateway"`
+	VNI     uint32     `json:"vni"`
+	VTEP    netip.Addr `json:"vtep"`
+}
+
+// Digest identifies the plan's contents.
+func (p Plan) Digest() string {
+	b, err := json.Marshal(p)
+	if err != nil {
+		// Plan has only strings, numbers and addresses: all marshal.
+		panic("overlay: " + err.Error())
+	}
+	s := sha256.Sum256(b)
+	return hex.EncodeToString(s[:8])
+}
+
+// ParsePlan reads a plan as json.Marshal writes it. Fields of a newer version are passed over. A version that is not
+// understood is a *VersionError.
+func ParsePlan(data []byte) (Plan, error) {
+	// The version comes first: what another version means by the rest is not ours to judge.
+	var head struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(data, &head); err != nil {
+		return Plan{}, fmt.Errorf("links plan: %w", err)
+	}
+	if err := checkVersion(head.Version); err != nil {
+		return Plan{}, err
+	}
+	var p Plan
+	if err := json.Unmarshal(data, &p); err != nil {
+		return Plan{}, fmt.Errorf("links plan: %w", err)
+	}
+	if err := p.Validate(); err != nil {
+		return Plan{}, err
+	}
+	return p, nil
+}
+
+func checkVersion(v int) error {
+	if v < 1 || v < PlanVersion-1 || v > PlanVersion+1 {
+		return &VersionError{Got: v}
+	}
+	return nil
+}
+
+// Validate tells all that is wrong with a plan: it comes over a socket or from a disk, and is carried out by a process
+// with the right to change the network. A version that is not understood is a *VersionError and nothing else is looked at.
+func (p Plan) Validate() error {
+	if err := checkVersion(p.Version); err != nil {
+		return err
+	}
+	var errs []error
+	bad := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("links plan: "+format, args...))
+	}
+	if p.Gateway == "" {
+		bad("no gateway name")
+	}
+	if !unicast(p.VTEP) {
+		bad("own VTEP %q is not a unicast address", p.VTEP)
+	}
+	devices := map[string]int{}
+	ports := map[int]string{}
+	for i, t := range p.Tunnels {
+		if !strings.HasPrefix(t.Device, TunnelPrefix) || len(t.Device) > 15 || strings.ContainsAny(t.Device, "/ .\t\n") {
+			bad("tunnel %q: device %q is not of the form %s…", t.Name, t.Device, TunnelPrefix)
+		}
+		if j, ok := devices[t.Device]; ok {
+			bad("tunnels %q and %q: both use device %s", p.Tunnels[j].Name, t.Name, t.Device)
+		}
+		devices[t.Device] = i
+		if t.Kind != "wireguard" {
+			bad("tunnel %q: kind %q is not known", t.Name, t.Kind)
+		}
+		if t.MTU < 1280 {
+			bad("tunnel %q: MTU %d is less than the 1280 bytes that IPv6 needs", t.Name, t.MTU)
+		}
+		if t.ListenPort < 1 || t.ListenPort > 65535 {
+			bad("tunnel %q: listen port %d is not a port", t.Name, t.ListenPort)
+		} else if other, ok := ports[t.ListenPort]; ok {
+			bad("tunnels %q and %q: both listen on port %d", other, t.Name, t.ListenPort)
+		}
+		ports[t.ListenPort] = t.Name
+		if !t.LinkLocal.Is6() || !t.LinkLocal.IsLinkLocalUnicast() {
+			bad("tunnel %q: %q is not an IPv6 link-local address", t.Name, t.LinkLocal)
+		}
+		if _, err := ParsePublicKey(t.PublicKey); err != nil {
+			bad("tunnel %q: public key: %w", t.Name, err)
+		}
+		if !filepath.IsAbs(t.PrivateKeyFile) {
+			bad("tunnel %q: private key file %q is not an absolute path", t.Name, t.PrivateKeyFile)
+		}
+		if t.Keepalive < 0 || t.Keepalive > 65535 {
+			bad("tunnel %q: keepalive of %d s is out of range", t.Name, t.Keepalive)
+		}
+	}
+	addrs := map[netip.Addr]string{}
+	for _, v := range p.VTEPs {
+		if !unicast(v.Addr) || v.Addr.Is4() != p.VTEP.Is4() {
+			bad("VTEP %q of %s is not a unicast address of the own VTEP's family", v.Addr, v.Gateway)
+		}
+		if v.Addr == p.VTEP {
+			bad("VTEP %s of %s is the own one", v.Addr, v.Gateway)
+		}
+		if other, ok := addrs[v.Addr]; ok {
+			bad("VTEP %s belongs to both %s and %s", v.Addr, other, v.Gateway)
+		}
+		addrs[v.Addr] = v.Gateway
+		for _, d := range v.Devices {
+			if _, ok := devices[d]; !ok {
+				bad("VTEP %s of %s: no tunnel has device %q", v.Addr, v.Gateway, d)
+			}
+		}
+	}
+	ids := map[uint32]NextHop{}
+	for _, n := range p.NextHops {
+		if n.ID < NextHopFirst {
+			bad("next hop %d is below the fabric's range, which begins at %d", n.ID, NextHopFirst)
+		}
+		if m, ok := ids[n.ID]; ok {
+			bad("next hop %d stands for both VTEP %s on VNI %d and VTEP %s on VNI %d; choose another VNI for one of them", n.ID, m.VTEP, m.VNI, n.VTEP, n.VNI)
+		}
+		ids[n.ID] = n
+		if n.Device == "" || len(n.Device) > 15 {
+			bad("next hop %d: device %q is not a device name", n.ID, n.Device)
+		}
+		if !n.Gateway.IsValid() {
+			bad("next hop %d has no gateway", n.ID)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// unicast says whether a is an address that one host may have and others may reach.
+func unicast(a netip.Addr) bool {
+	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && !a.IsLinkLocalUnicast() && a.Zone() == ""
+}
+
+// ParsePublicKey reads a base64 Curve25519 key.
+func ParsePublicKey(s string) ([32]byte, error) {
+	b, err := base64.StdEncoding.DecodeString(s)
+	if err != nil || len(b) != 32 {
+		return [32]byte{}, errors.New("not 32 bytes in base64")
+	}
+	return [32]byte(b), nil
+}

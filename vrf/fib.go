@@ -1,0 +1,171 @@
+package vrf
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"fabric/bgp/rib"
+	"fabric/internal/config"
+	"fabric/internal/kernel"
+	"fabric/overlay"
+)
+
+// maxRecursion bounds the resolution of a next hop through other routes.
+const maxRecursion = 4
+
+// Resolver finds the best route that covers an address in a VRF; rib.Table's Lookup is one.
+type Resolver func(vrf string, p netip.Prefix) (rib.Choice, bool)
+
+// Route says which kernel route a choice becomes. ok is false where the kernel needs none: the network is connected, or a
+// static prefix is only announced. An error says why a chosen route cannot be forwarded.
+func (m *Member) Route(c rib.Choice, lookup Resolver) (key kernel.RouteKey, r kernel.Route, ok bool, err error) {
+	key = kernel.RouteKey{Table: m.Table, Prefix: c.Key.Prefix, Metric: kernel.Metric}
+	if c.Best == nil {
+		return key, r, false, nil
+	}
+	r = kernel.Route{Protocol: kernel.Protocol, Src: m.Source4}
+	if c.Key.Prefix.Addr().Is6() {
+		r.Src = m.Source6
+	}
+	nh := c.Best.Attrs.NextHop
+	switch c.Best.Key.Source.Kind {
+	case rib.Connected:
+		return key, r, false, nil
+	case rib.Fabric:
+		// The path's VNI is the far side's label for the VRF; ours, on whose device the packet leaves, is the same
+		// by construction: a VRF has one VNI in the whole fabric.
+		if c.Best.Attrs.VNI != m.VNI {
+			return key, r, false, fmt.Errorf("%s from %s carries VNI %d, but VRF %s has VNI %d: check that both gateways run the same document",
+				c.Key.Prefix, c.Best.Key.Source.Name, c.Best.Attrs.VNI, m.Name, m.VNI)
+		}
+		r.NextHopID = overlay.NextHopID(m.VNI, nh)
+		return key, r, true, nil
+	case rib.Static:
+		if !nh.IsValid() {
+			return key, r, false, nil
+		}
+	}
+	r.Gateway = nh.WithZone("")
+	r.Device = c.Best.Interface
+	if r.Device == "" {
+		r.Device = nh.Zone()
+	}
+	switch {
+	case r.Device != "":
+		r.OnLink = !m.connectedOn(r.Gateway, r.Device)
+	default:
+		if r.Gateway, r.Device, r.OnLink, err = m.resolve(nh, lookup, maxRecursion); err != nil {
+			return key, r, false, fmt.Errorf("%s: %w", c.Key.Prefix, err)
+		}
+	}
+	return key, r, true, nil
+}
+
+// resolve finds the device of a next hop: on a connected network, or through a route to it (X7: peers between
+// loopbacks, reached by a static host route with next hop and interface).
+func (m *Member) resolve(nh netip.Addr, lookup Resolver, depth int) (gw netip.Addr, device string, onlink bool, err error) {
+	longest := -1
+	for _, c := range m.Connected {
+		if c.Device != "" && c.Prefix.Contains(nh) && !c.Prefix.IsSingleIP() && c.Prefix.Bits() > longest {
+			gw, device, longest = nh, c.Device, c.Prefix.Bits()
+		}
+	}
+	switch {
+	case device != "":
+		return gw, device, false, nil
+	case lookup == nil:
+		return gw, "", false, fmt.Errorf("next hop %s in VRF %s is not on a connected network", nh, m.Name)
+	case depth == 0:
+		return gw, "", false, fmt.Errorf("next hop %s in VRF %s: more than %d routes lead to each other; give one of them an interface", nh, m.Name, maxRecursion)
+	}
+	c, ok := lookup(m.Name, netip.PrefixFrom(nh, nh.BitLen()))
+	if !ok || c.Best == nil {
+		return gw, "", false, fmt.Errorf("no route to next hop %s in VRF %s", nh, m.Name)
+	}
+	via, itf := c.Best.Attrs.NextHop.WithZone(""), c.Best.Interface
+	if itf == "" {
+		itf = c.Best.Attrs.NextHop.Zone()
+	}
+	switch kind := c.Best.Key.Source.Kind; {
+	case kind == rib.Fabric:
+		return gw, "", false, fmt.Errorf("next hop %s in VRF %s lies behind another gateway (%s)", nh, m.Name, c.Best.Key.Source.Name)
+	case !via.IsValid():
+		return gw, "", false, fmt.Errorf("next hop %s in VRF %s is covered by %s, which leads to no interface", nh, m.Name, c.Key.Prefix)
+	case itf != "":
+		return via, itf, !m.connectedOn(via, itf), nil
+	case via == nh:
+		return gw, "", false, fmt.Errorf("next hop %s in VRF %s resolves through itself", nh, m.Name)
+	}
+	return m.resolve(via, lookup, depth-1)
+}
+
+// connectedOn says whether the kernel finds an address on a device by itself.
+func (m *Member) connectedOn(a netip.Addr, device string) bool {
+	if a.Is6() && a.IsLinkLocalUnicast() {
+		return true
+	}
+	for _, c := range m.Connected {
+		if c.Device == device && !c.Prefix.IsSingleIP() && c.Prefix.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// Paths are what the gateway itself brings into a VRF's rib: its connected networks, its loopbacks and the prefixes of
+// the intent. Connected networks stay local and loopbacks are announced (X24), unless a prefix of the intent names them: then it
+// decides, and its communities count. A drained gateway announces nothing.
+func (m *Member) Paths(gw *config.Gateway) []rib.Path {
+	var gv config.GatewayVRF
+	for i := range gw.VRFs {
+		if gw.VRFs[i].VRF == m.Name {
+			gv = gw.VRFs[i]
+		}
+	}
+	listed := map[netip.Prefix]config.Prefix{}
+	for _, p := range gv.Prefixes {
+		listed[p.Prefix] = p
+	}
+	var ps []rib.Path
+	seen := map[netip.Prefix]bool{}
+	for _, c := range m.Connected {
+		if seen[c.Prefix] {
+			continue
+		}
+		seen[c.Prefix] = true
+		local := c.Device != ""
+		p, named := listed[c.Prefix]
+		if named {
+			local = !p.Announced()
+		}
+		ps = append(ps, rib.Path{
+			Key:       rib.PathKey{Source: rib.Source{Kind: rib.Connected, VRF: m.Name}, Prefix: c.Prefix},
+			Attrs:     rib.Attrs{LocalPref: 100, Communities: communities(p.Communities)},
+			Interface: c.Device,
+			LocalOnly: gw.Drained || local,
+		})
+	}
+	for _, p := range gv.Prefixes {
+		ps = append(ps, rib.Path{
+			Key:       rib.PathKey{Source: rib.Source{Kind: rib.Static, VRF: m.Name}, Prefix: p.Prefix},
+			Attrs:     rib.Attrs{LocalPref: 100, NextHop: p.NextHop, Communities: communities(p.Communities)},
+			Interface: p.Interface,
+			LocalOnly: gw.Drained || !p.Announced(),
+		})
+	}
+	return ps
+}
+
+// communities converts what the document's validation has already accepted: ASN:N, ascending, each once.
+func communities(texts []string) []rib.Community {
+	var cs []rib.Community
+	for _, t := range texts {
+		var asn, n uint32
+		if _, err := fmt.Sscanf(t, "%d:%d", &asn, &n); err == nil {
+			cs = append(cs, rib.Community(asn<<16|n))
+		}
+	}
+	slices.Sort(cs)
+	return slices.Compact(cs)
+}
