@@ -13,7 +13,7 @@ import (
 func TestType5BothWays(t *testing.T) {
 	n := newNetwork(t)
 	doc := n.document()
-	g1, g2 := n.start(doc, "gw1"), n.start(doc, "gw2")
+	g1, g2 := n.pair(doc)
 	g1.static("CORE", "172.18.0.0/16", "2001:db8:1::/48")
 	g1.static("OPS", "172.18.0.0/16")
 	g2.static("CORE", "172.31.0.0/16")

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -122,26 +123,53 @@ func testLog(t *testing.T) *slog.Logger {
 // start runs a gateway of the document.
 func (n *network) start(doc *config.Document, name string, edit ...func(*Config)) *gateway {
 	n.t.Helper()
-	_, gw, _ := doc.Find(name)
-	table := rib.NewTable()
-	cfg := Config{Log: testLog(n.t).With("gateway", name), RIB: table, VTEP: gw.VTEP, RouterMAC: [6]byte{2, 0, 0, 0, 0, byte(gw.ASN)}}
-	for _, e := range edit {
-		e(&cfg)
-	}
-	g := &gateway{Speaker: NewSpeaker(cfg), t: n.t, name: name, rib: cfg.RIB}
-	g.configure(doc)
-	ctx, cancel := context.WithCancel(context.Background())
-	g.kill = cancel
-	go func() {
-		if err := g.Run(ctx); err != nil {
-			n.t.Errorf("%s: Run: %v", name, err)
+	return n.startAll(doc, edit, name)[0]
+}
+
+// pair runs gw1 and gw2.
+func (n *network) pair(doc *config.Document, edit ...func(*Config)) (g1, g2 *gateway) {
+	n.t.Helper()
+	gs := n.startAll(doc, edit, "gw1", "gw2")
+	return gs[0], gs[1]
+}
+
+// startAll runs gateways. It returns when all servers run, and none has peers before that, nor are routers told what
+// to announce: the race detector would see GoBGP's package variables written by one server's start and read by another's
+// sessions.
+func (n *network) startAll(doc *config.Document, edit []func(*Config), names ...string) []*gateway {
+	n.t.Helper()
+	var gs []*gateway
+	var ready sync.WaitGroup
+	ready.Add(len(names))
+	for i, name := range names {
+		_, gw, _ := doc.Find(name)
+		cfg := Config{
+			Log: testLog(n.t).With("gateway", name), RIB: rib.NewTable(), VTEP: gw.VTEP, RouterMAC: [6]byte{2, 0, 0, 0, 0, byte(gw.ASN)},
+			started: func() {
+				ready.Done()
+				ready.Wait()
+			},
 		}
-	}()
-	n.t.Cleanup(func() {
-		cancel()
-		g.Close()
-	})
-	return g
+		if i < len(edit) {
+			edit[i](&cfg)
+		}
+		g := &gateway{Speaker: NewSpeaker(cfg), t: n.t, name: name, rib: cfg.RIB}
+		g.configure(doc)
+		ctx, cancel := context.WithCancel(context.Background())
+		g.kill = cancel
+		go func() {
+			if err := g.Run(ctx); err != nil {
+				n.t.Errorf("%s: Run: %v", name, err)
+			}
+		}()
+		n.t.Cleanup(func() {
+			cancel()
+			g.Close()
+		})
+		gs = append(gs, g)
+	}
+	ready.Wait()
+	return gs
 }
 
 func (g *gateway) configure(doc *config.Document) {

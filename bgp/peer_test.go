@@ -20,6 +20,7 @@ func TestOnlyLegalPathsTravel(t *testing.T) {
 	n.addPeer(doc, "gw2", "CORE", config.Peer{Name: "ce2", ASN: 65200}, 12, 102)
 	r := n.router(65100, 101, 11, 65001, ceOptions{})
 	r2 := n.router(65200, 102, 12, 65002, ceOptions{})
+	g1, g2 := n.pair(doc)
 	r.announce(
 		route{prefix: "172.20.128.0/17", comms: []uint32{65100<<16 | 7}, med: 50, asPath: []uint32{65111}},
 		route{prefix: "2001:db8:20::/48"},
@@ -29,7 +30,6 @@ func TestOnlyLegalPathsTravel(t *testing.T) {
 		route{prefix: "172.20.140.0/24", asPath: []uint32{65001}}, // our own AS
 		route{prefix: "172.20.141.0/24", pref: 999},
 	)
-	g1, g2 := n.start(doc, "gw1"), n.start(doc, "gw2")
 	g1.static("CORE", "172.18.0.0/16")
 	g2.static("CORE", "172.31.0.0/16")
 
@@ -88,7 +88,7 @@ func TestFabricPathDoesNotDisplaceOwnPeer(t *testing.T) {
 	n.addPeer(doc, "gw1", "CORE", config.Peer{Name: "b", ASN: 65101}, 11, 102)
 	n.addPeer(doc, "gw2", "CORE", config.Peer{Name: "c", ASN: 65200}, 12, 103)
 	a, b, c := n.router(65100, 101, 11, 65001, ceOptions{}), n.router(65101, 102, 11, 65001, ceOptions{}), n.router(65200, 103, 12, 65002, ceOptions{})
-	g1, g2 := n.start(doc, "gw1"), n.start(doc, "gw2")
+	g1, g2 := n.pair(doc)
 	self := n.addr(11).String()
 
 	c.announce(route{prefix: "10.9.0.0/16"})

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/osrg/gobgp/v4/api"
@@ -32,6 +33,9 @@ const (
 	// neighbour's previous path would stay with us. Ours (policy.OwnAS) is in Peer.Import.
 	ownASInPath = 255
 )
+
+// starting is held while a server of any Speaker starts, since GoBGP writes package variables then.
+var starting sync.Mutex
 
 // server is one GoBGP server and its neighbours. Run owns it.
 type server struct {
@@ -88,7 +92,10 @@ func (s *server) boot(ctx context.Context, g *gobgpserver.BgpServer) error {
 	for _, a := range s.want.Listen {
 		global.ListenAddresses = append(global.ListenAddresses, a.String())
 	}
-	if err := g.StartBgp(ctx, &api.StartBgpRequest{Global: global}); err != nil {
+	starting.Lock()
+	err := g.StartBgp(ctx, &api.StartBgpRequest{Global: global})
+	starting.Unlock()
+	if err != nil {
 		return fmt.Errorf("bgp: VRF %q: cannot listen on %v port %d: %w; see which process has the port, and whether the addresses exist",
 			s.want.VRF, s.want.Listen, s.want.Port, err)
 	}
@@ -101,7 +108,7 @@ func (s *server) boot(ctx context.Context, g *gobgpserver.BgpServer) error {
 	if err := g.AddPolicy(ctx, &api.AddPolicyRequest{Policy: local}); err != nil {
 		return fmt.Errorf("bgp: VRF %q: import policy: %w", s.want.VRF, err)
 	}
-	err := g.SetPolicyAssignment(ctx, &api.SetPolicyAssignmentRequest{Assignment: &api.PolicyAssignment{
+	err = g.SetPolicyAssignment(ctx, &api.SetPolicyAssignmentRequest{Assignment: &api.PolicyAssignment{
 		Name: "global", Direction: api.PolicyDirection_POLICY_DIRECTION_IMPORT,
 		Policies: []*api.Policy{local}, DefaultAction: api.RouteAction_ROUTE_ACTION_REJECT,
 	}})

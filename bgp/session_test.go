@@ -94,7 +94,7 @@ func TestGracefulRestartOfPeer(t *testing.T) {
 	n.addPeer(doc, "gw1", "CORE", config.Peer{Name: "ce", ASN: 65100}, 11, 101)
 	r := n.router(65100, 101, 11, 65001, ceOptions{restart: true})
 	again := n.router(65100, 101, 11, 65001, ceOptions{restart: true, standby: true})
-	g1, g2 := n.start(doc, "gw1"), n.start(doc, "gw2")
+	g1, g2 := n.pair(doc)
 	r.announce(route{prefix: "10.1.0.0/16"}, route{prefix: "10.2.0.0/16"}, route{prefix: "2001:db8:1::/48"})
 	g2.wantRoutes("CORE", "10.1.0.0/16 fabric gw1 [65001 65100]", "10.2.0.0/16 fabric gw1 [65001 65100]", "2001:db8:1::/48 fabric gw1 [65001 65100]")
 	r.die()
@@ -140,15 +140,14 @@ func TestWarmStart(t *testing.T) {
 	doc := n.document()
 	n.addPeer(doc, "gw1", "CORE", config.Peer{Name: "ce", ASN: 65100, Families: []string{IPv4}}, 11, 101)
 	r := n.router(65100, 101, 11, 65001, ceOptions{restart: true})
-	r.announce(route{prefix: "10.1.0.0/16"})
 	table := rib.NewTable()
 	src := rib.Source{Kind: rib.Peer, VRF: "CORE", Name: "ce", Addr: n.addr(101)}
 	for _, p := range []string{"10.1.0.0/16", "10.2.0.0/16"} {
 		table.Update(rib.Path{Key: rib.PathKey{Source: src, Prefix: prefix(p)}, Stale: true, Attrs: rib.Attrs{
 			LocalPref: 100, NextHop: n.addr(101), ASPath: []rib.ASSegment{{ASNs: []uint32{65100}}}}})
 	}
-	g1 := n.start(doc, "gw1", func(c *Config) { c.RIB, c.Restarting = table, true })
-	g2 := n.start(doc, "gw2")
+	g1, g2 := n.pair(doc, func(c *Config) { c.RIB, c.Restarting = table, true })
+	r.announce(route{prefix: "10.1.0.0/16"})
 	g1.wantRoutes("CORE", "10.1.0.0/16 peer ce [65100]")
 	g2.wantRoutes("CORE", "10.1.0.0/16 fabric gw1 [65001 65100]")
 	if aw := table.Awaited(); len(aw) != 0 {
@@ -317,7 +316,7 @@ func TestDrained(t *testing.T) {
 	doc := n.document()
 	n.addPeer(doc, "gw1", "CORE", config.Peer{Name: "ce", ASN: 65100, Families: []string{IPv4}}, 11, 101)
 	r := n.router(65100, 101, 11, 65001, ceOptions{})
-	g1, g2 := n.start(doc, "gw1"), n.start(doc, "gw2")
+	g1, g2 := n.pair(doc)
 	r.announce(route{prefix: "10.1.0.0/16"})
 	g2.static("CORE", "10.2.0.0/16")
 	self := n.addr(11).String()
@@ -347,7 +346,7 @@ func TestListenerIsTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	g1, g2 := n.start(doc, "gw1"), n.start(doc, "gw2")
+	g1, g2 := n.pair(doc)
 	g1.static("CORE", "10.1.0.0/16")
 	g1.wantPeer("", "gw2", "held up", func(p PeerState) bool { return strings.Contains(p.LastError, "cannot listen") && p.State == "idle" })
 	taken.Close()

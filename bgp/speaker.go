@@ -31,6 +31,9 @@ type Config struct {
 	// VTEP and RouterMAC are this gateway's, put into what it originates.
 	VTEP      netip.Addr
 	RouterMAC [6]byte
+	// started is called by the first apply when all servers run and none has peers yet. Tests with several Speakers in one
+	// process hold them there: see apply.
+	started func()
 	// Restarting says that forwarding has survived since the last run (warm start): sessions of the first Configure
 	// carry the restart and forwarding bits (RFC 4724 section 3), and paths marked stale before Run wait for End-of-RIB.
 	Restarting bool
@@ -157,8 +160,10 @@ func (s *Speaker) take() *Desired {
 	return d
 }
 
-// apply makes the servers what they shall be. New things start one after the other (decision 2): GoBGP keeps the selection
-// options of the last server started in package variables.
+// apply makes the servers what they shall be. New ones start one after the other and, the first time, before any has peers:
+// GoBGP v4.8.0 writes its selection options to package variables at every start, unsynchronised with those who read
+// them. The values are always the same, so that a server started later, for a new VRF, changes nothing; the race detector
+// still sees it.
 func (s *Speaker) apply(ctx context.Context, d *Desired) {
 	var want []Server
 	if d.Fabric != nil {
@@ -184,15 +189,25 @@ func (s *Speaker) apply(ctx context.Context, d *Desired) {
 			s.servers[want[i].VRF] = v
 		}
 	}
+	fresh := map[string]bool{}
+	for _, vrf := range s.order {
+		if v := s.servers[vrf]; v.gobgp == nil {
+			v.start(ctx)
+			fresh[vrf] = v.gobgp != nil
+		}
+	}
 	if s.first {
 		s.expect(want)
+		if s.cfg.started != nil {
+			s.cfg.started()
+		}
 	}
 	for i := range want {
 		v := s.servers[want[i].VRF]
-		silenced := v.want.Silent != want[i].Silent
+		resync := fresh[want[i].VRF] || v.want.Silent != want[i].Silent
 		v.want = want[i]
 		s.originations(v, d.Originations)
-		s.bring(ctx, v, silenced)
+		s.settle(ctx, v, resync)
 	}
 	s.origins = d.Originations
 	s.first = false
@@ -211,19 +226,15 @@ func (s *Speaker) expect(want []Server) {
 	s.cfg.RIB.Expect(sources)
 }
 
-// bring starts a server that is not running and settles its peers and what they are told. Paths come before peers, so that
-// the first table a peer hears is complete and its End-of-RIB true.
-func (s *Speaker) bring(ctx context.Context, v *server, resync bool) {
-	if v.gobgp == nil {
-		v.start(ctx)
-		resync = v.gobgp != nil
-	}
+// settle brings the peers of a server in line, and with resync what all of them are told. Paths come before peers, so that the
+// first table a peer hears is complete and its End-of-RIB true. A server that does not run gets its peers all the same:
+// Peers shows them, and why they are down.
+func (s *Speaker) settle(ctx context.Context, v *server, resync bool) {
 	if resync {
 		for _, t := range v.targets() {
 			s.resync(v, t)
 		}
 	}
-	// Also where it does not start: Peers shows them, and why they are down.
 	v.peers(ctx, s.imports, s.first && s.cfg.Restarting, func(t *target) { s.resync(v, t) })
 }
 
@@ -392,7 +403,8 @@ func (s *Speaker) overdue(ctx context.Context) {
 		}
 		if v.gobgp == nil {
 			if now.After(v.retry) {
-				s.bring(ctx, v, true)
+				v.start(ctx)
+				s.settle(ctx, v, true)
 			}
 			continue
 		}

@@ -92,7 +92,7 @@ func (c *credentials) renew() {
 }
 
 // signing matches what a signed request carries, also percent-encoded once or twice.
-var signing = regexp.MustCompile(`(?i)\b(AccessKeyId|AccessKeySecret|SecurityToken|Signature|SignatureNonce)((?:%25)*(?:%3D|=)|"?\s*:\s*"?)[^&"\s,}]*?(%(?:25)*26|&|"|\s|,|}|$)`)
+var signing = regexp.MustCompile(`(?i)(AccessKeyId|AccessKeySecret|SecurityToken|Signature|SignatureNonce)(=|%(?:25)*3D|"?\s*:\s*"?)[^&"\s,}]*?(%(?:25)*26|&|"|\s|,|}|$)`)
 
 // scrub takes keys, tokens and signatures out of a text.
 func (c *credentials) scrub(text string) string {

@@ -86,9 +86,9 @@ func newEmu(t testing.TB, profile string, edit ...func(*cloudemu.Seed)) *emu {
 	}
 	e := &emu{t: t, timing: fast, logs: &logs{}}
 	scale := 1.0
-	if profile != "instant" { // the same waits, ten times as fast
-		scale = 10
-		e.timing.Grace = 500 * time.Millisecond
+	if profile != "instant" { // the same waits, forty times as fast
+		scale = 40
+		e.timing.Grace = 150 * time.Millisecond
 	}
 	e.Server, err = cloudemu.New(cloudemu.Options{Seed: s, Profile: p, Clock: cloudemu.NewClock(scale), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {

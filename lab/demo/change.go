@@ -251,12 +251,6 @@ func (d *demo) secondStart(ctx context.Context) (string, error) {
 	if _, err := d.restart(ctx, "sz-gw", "TERM"); err != nil {
 		return "", err
 	}
-	var status struct {
-		Problems []string `json:"problems"`
-	}
-	if err := d.ctlJSON(ctx, "sz-gw", &status, "site", "status"); err != nil {
-		return "", err
-	}
 	_ = monitor.Process.Signal(interrupt)
 	_ = monitor.Wait()
 	var changes []string

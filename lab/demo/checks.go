@@ -73,6 +73,22 @@ type peer struct {
 	Rejected int    `json:"rejected"`
 }
 
+// status is what the demo reads of `fabricctl site status -o json`.
+type status struct {
+	Generation string   `json:"generation"`
+	Applied    string   `json:"applied"`
+	Ready      bool     `json:"ready"`
+	Problems   []string `json:"problems"`
+}
+
+func (d *demo) status(ctx context.Context, gateway string) (status, error) {
+	var answer struct {
+		Site status `json:"site"`
+	}
+	err := d.ctlJSON(ctx, gateway, &answer, "site", "status")
+	return answer.Site, err
+}
+
 func (d *demo) converged(ctx context.Context, gateway string) error {
 	var peers struct {
 		Peers []peer `json:"peers"`
@@ -88,13 +104,8 @@ func (d *demo) converged(ctx context.Context, gateway string) error {
 			return fmt.Errorf("%s: session with %s is %s", gateway, p.Name, p.State)
 		}
 	}
-	var status struct {
-		Generation string   `json:"generation"`
-		Applied    string   `json:"applied"`
-		Ready      bool     `json:"ready"`
-		Problems   []string `json:"problems"`
-	}
-	if err := d.ctlJSON(ctx, gateway, &status, "site", "status"); err != nil {
+	status, err := d.status(ctx, gateway)
+	if err != nil {
 		return err
 	}
 	if !status.Ready || status.Generation != status.Applied || len(status.Problems) > 0 {
@@ -271,7 +282,7 @@ func (d *demo) kernelTables(ctx context.Context) (string, error) {
 				}
 				switch {
 				case r.Type == "unreachable" && p.Bits() == 0 && uint32(r.Metric) == kernel.BackstopMetric:
-				case r.Type == "local" || r.Protocol == "2" || r.Metric == 1 && r.Protocol == protoSite:
+				case r.Type == "local" || r.Protocol == "kernel" || r.Metric == 1 && r.Protocol == protoSite:
 					// Connected, with rules by our hand, with a VRF device by the kernel's.
 				case r.Protocol == protoSite && r.Metric == kernel.Metric:
 					got[p] = true

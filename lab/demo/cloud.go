@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"fabric/lab/clab"
 )
 
 // vpc is a site in the cloud as the topology has it.
@@ -109,7 +111,7 @@ func (d *demo) vpcTables(ctx context.Context) (string, error) {
 
 func (d *demo) vpcRepair(ctx context.Context) (string, error) {
 	v, far := d.vpcs()[0], d.vpcs()[1]
-	dst := d.label(far.host, "fabric.address")
+	dst := d.label(far.host, clab.LabelAddress)
 	var cidr string
 	for p := range d.remote(v.gateway, "CORE") {
 		if a := netip.MustParseAddr(dst); p.Contains(a) {

@@ -50,15 +50,20 @@ func until(ctx context.Context, patience time.Duration, fn func(context.Context)
 	began := time.Now()
 	bounded, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	var last error
 	for {
 		err := fn(bounded)
 		took := time.Since(began)
 		if err == nil {
 			return took, nil
 		}
+		// What the end of the wait broke off says nothing.
+		if last == nil || bounded.Err() == nil {
+			last = err
+		}
 		select {
 		case <-bounded.Done():
-			return took, fmt.Errorf("not so after %.1fs: %w", took.Seconds(), err)
+			return took, fmt.Errorf("not so after %.1fs: %w", took.Seconds(), last)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -195,7 +200,7 @@ type route struct {
 func (d *demo) routes(ctx context.Context, node, table string) ([]route, error) {
 	var all []route
 	for _, family := range []string{"-4", "-6"} {
-		out, err := d.run(ctx, node, "ip", "-j", "-N", family, "route", "show", "table", table)
+		out, err := d.run(ctx, node, "ip", "-j", family, "route", "show", "table", table)
 		if err != nil {
 			return nil, err
 		}

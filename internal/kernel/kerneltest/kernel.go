@@ -172,7 +172,6 @@ type edge[K comparable, V any] struct {
 	observe func() (map[K]V, error)
 	apply   func(op reconcile.Op[K, V]) error
 	equal   func(k K, want, have V) bool
-	changed kernel.Changed
 	// rank orders the steps of one Apply, where the real edge does.
 	rank func(op reconcile.Op[K, V]) int
 }

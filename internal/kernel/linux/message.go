@@ -54,9 +54,6 @@ func (m *message) end(seq uint32) {
 	native.PutUint32(h[8:], seq)
 }
 
-// drop forgets the message begun last.
-func (m *message) drop() { m.buf = m.buf[:m.start] }
-
 // ack asks for an acknowledgement of the message that begins at offset.
 func (m *message) ack(offset int) {
 	h := m.buf[offset:]
