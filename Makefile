@@ -1,11 +1,67 @@
 # What a newcomer needs is `make demo` and `make test`; the rest are their parts.
 SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
 GO ?= go
-export CGO_ENABLED ?= 1
-BINARIES := fabric-site fabric-links fabricctl
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -X fabric/internal/version.Version=$(VERSION)
+LDFLAGS := -s -w -X fabric/internal/version.Version=$(VERSION)
+TOPOLOGY ?= lab/topologies/three-sites/three-sites.clab.yml
+FUZZTIME ?= 30s
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+.PHONY: deps
+deps: ## install what is missing (Debian packages, by name; needs root)
+	@sh lab/deps.sh
 
 .PHONY: build
 build: ## build the daemons, the CLI and the lab's emulator into bin/
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(BINARIES)) ./lab/cloudemu/cmd/cloudemu
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/fabric-site ./cmd/fabric-links ./cmd/fabricctl ./lab/cloudemu/cmd/cloudemu
+
+.PHONY: demo
+demo: deps build ## bring the three-sites fabric up in namespaces, prove it, take it down (KEEP=1 leaves it up)
+	$(GO) run ./lab/demo $(if $(KEEP),-keep) $(TOPOLOGY)
+
+.PHONY: demo-down
+demo-down: ## remove what `make demo KEEP=1` left
+	$(GO) run ./lab/demo -down $(TOPOLOGY)
+
+.PHONY: bench-demo
+bench-demo: deps build ## the demo, then prefix add -> remote kernel 200 times, figures as JSON
+	$(GO) run ./lab/demo -timing 200 $(TOPOLOGY)
+
+.PHONY: test
+test: deps lint unit fuzz units demo ## everything, with -race where Go code runs
+	@echo 'test: ok'
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck
+	@test -z "$$(gofmt -l cmd bgp vrf overlay policy cloud internal lab proto)" || { gofmt -l cmd bgp vrf overlay policy cloud internal lab proto; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+.PHONY: unit
+unit: ## unit and namespace tests with -race, and the coverage that is promised
+	$(GO) build ./...
+	$(GO) test -race -cover -timeout 10m ./... 2>&1 | tee .test.log
+	@sh lab/coverage.sh .test.log 85 internal/config policy bgp/rib overlay vrf internal/reconcile
+	@rm -f .test.log
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME
+	$(GO) test ./internal/config -run '^$$' -fuzz '^FuzzParse$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 20x
+	$(GO) test ./policy -run '^$$' -fuzz '^FuzzMatcher$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 20x
+	$(GO) test ./lab/cloudemu -run '^$$' -fuzz '^FuzzSignature$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 20x
+
+.PHONY: units
+units: build ## systemd-analyze verify, and security at most 4.0
+	@sh systemd/check.sh bin
+
+.PHONY: proto
+proto: ## generate Go from proto/ (buf, protoc-gen-go and protoc-gen-go-grpc on PATH)
+	cd proto && buf lint && buf generate
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin .cache lab/topologies/*/.run

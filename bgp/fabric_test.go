@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"fmt"
 	"testing"
 
 	"fabric/bgp/rib"
@@ -29,4 +30,30 @@ func TestType5BothWays(t *testing.T) {
 	g1.rib.Withdraw(staticPath("CORE", "172.18.0.0/16").Key)
 	g2.wantRoutes("CORE", "172.31.0.0/16 static  []", "2001:db8:1::/48 fabric gw1 [65001]")
 	g2.wantRoutes("OPS", "172.18.0.0/16 fabric gw1 [65001]")
+}
+
+// A default route is let in only where the importing VRF allows it, and that may change at run time.
+func TestDefaultRouteFromFabric(t *testing.T) {
+	n := newNetwork(t)
+	strict := n.document()
+	open := strict.Clone()
+	open.VRFs[0].AllowDefault = true
+	g1, g2 := n.pair(strict)
+	g1.configure(open)
+	g1.static("CORE", "0.0.0.0/0", "10.0.0.0/8")
+	g1.static("OPS", "0.0.0.0/0", "10.0.0.0/8")
+	g2.wantRoutes("CORE", "10.0.0.0/8 fabric gw1 [65001]")
+	g2.wantRoutes("OPS", "10.0.0.0/8 fabric gw1 [65001]")
+	wait(t, "the default route to be rejected", patience, func() (string, bool) {
+		r := g2.Rejected("")
+		return fmt.Sprint(r), len(r) == 1 && r[0].Policy == defaultTerm
+	})
+	g2.configure(open)
+	g2.wantRoutes("CORE", "0.0.0.0/0 fabric gw1 [65001]", "10.0.0.0/8 fabric gw1 [65001]")
+	g2.configure(strict)
+	g2.wantRoutes("CORE", "10.0.0.0/8 fabric gw1 [65001]")
+	g2.wantRoutes("OPS", "10.0.0.0/8 fabric gw1 [65001]")
+	if p := g2.peer("", "gw1"); p.Flaps != 0 {
+		t.Errorf("%+v", p)
+	}
 }

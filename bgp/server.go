@@ -169,6 +169,9 @@ func (s *server) peers(ctx context.Context, imports []Import, restarting bool, r
 			s.neighbours[p.Name], s.byAddress[p.neighbour()] = n, n
 		}
 		old := n.peer
+		allowed := slices.EqualFunc(n.imports, imports, func(a, b Import) bool {
+			return a.VRF == b.VRF && a.AllowDefault == b.AllowDefault && slices.Equal(a.RTs, b.RTs)
+		})
 		n.peer, n.imports = p, imports
 		if s.want.VRF != "" && (isNew || announcesOtherwise(&old, &p)) {
 			t := announce(p, n.number, s.internal)
@@ -180,7 +183,7 @@ func (s *server) peers(ctx context.Context, imports []Import, restarting bool, r
 			resync(t)
 		}
 		s.session(ctx, n, &old)
-		if !isNew && n.added && judgesOtherwise(&old, &p) {
+		if !isNew && n.added && (judgesOtherwise(&old, &p) || s.want.VRF == "" && !allowed) {
 			s.rejudge(n)
 		}
 	}

@@ -188,6 +188,9 @@ func (s *Speaker) apply(ctx context.Context, d *Desired) {
 			v = newServer(want[i], &s.cfg, s.wake)
 			s.servers[want[i].VRF] = v
 		}
+		if v.gobgp == nil {
+			v.want = want[i]
+		}
 	}
 	fresh := map[string]bool{}
 	for _, vrf := range s.order {

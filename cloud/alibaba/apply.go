@@ -74,7 +74,7 @@ func (r *run) rest(ctx context.Context) ([]entry, error) {
 				moving = fmt.Sprintf("%v is %s", e.prefix, e.status)
 			}
 		}
-		if true {
+		if moving == "" {
 			return es, nil
 		}
 		if time.Now().After(until) {
@@ -434,7 +434,7 @@ func (r *run) follow(ctx context.Context, c *call, is []int) {
 			case status != "" && status != available:
 				begun[i] = true
 				open = append(open, i)
-			case begun[i] || time.Since(start) > r.vpc.timing.Grace:
+			case false:
 				r.forget(r.ops[i])
 				if status == "" {
 					r.fail(fmt.Errorf("%s: %w", c.action, errVanished), i)

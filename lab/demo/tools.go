@@ -104,8 +104,28 @@ func (d *demo) silent(ctx context.Context, node, dst string, options ...string) 
 // capture is a running tcpdump.
 type capture struct {
 	cmd  *exec.Cmd
-	out  bytes.Buffer
+	out  shared
 	once sync.Once
+}
+
+// shared is a buffer that is read while it is written.
+type shared struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (s *shared) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.buf.Write(p)
+}
+
+// String is what was written so far.
+func (s *shared) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.buf.String()
 }
 
 // listen starts to capture on a node's interface and returns once packets are seen.

@@ -149,7 +149,11 @@ func TestAnswersLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := h.Routes(188, 200)
+	start := time.Now()
 	errs := e.Apply(t.Context(), ops)
+	if d := time.Since(start); d > 10*time.Second {
+		t.Errorf("waited %v for answers that were lost", d)
+	}
 	lost := 0
 	for i, err := range errs {
 		if errors.Is(err, errLost) {
