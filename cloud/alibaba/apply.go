@@ -434,7 +434,7 @@ func (r *run) follow(ctx context.Context, c *call, is []int) {
 			case status != "" && status != available:
 				begun[i] = true
 				open = append(open, i)
-			case false:
+			case begun[i] || time.Since(start) > r.vpc.timing.Grace:
 				r.forget(r.ops[i])
 				if status == "" {
 					r.fail(fmt.Errorf("%s: %w", c.action, errVanished), i)

@@ -43,7 +43,7 @@ func newFIB(s *Site) *fib {
 		Name:   "route",
 		Edge:   s.cfg.Kernel.Routes(kernel.Protocol),
 		Log:    s.log,
-		Resync: resyncInterval,
+		Resync: routesInterval,
 		Want:   f.wanted,
 	})
 	return f

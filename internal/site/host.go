@@ -72,7 +72,7 @@ func newStage[K comparable, V any](s *Site, name string, edge reconcile.Edge[K, 
 
 // runHost passes all stages whenever the intent or the host changed, and at intervals.
 func (s *Site) runHost(ctx context.Context) error {
-	delay := resyncInterval
+	delay := hostInterval
 	for {
 		gen := s.intent.Load().generation
 		err := s.passHost(ctx)
@@ -80,11 +80,11 @@ func (s *Site) runHost(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case err == nil:
-			delay = resyncInterval
+			delay = hostInterval
 			s.hostDone(gen)
 		default:
 			// Errors are told per stage; the next look is soon, since most of them are things about to appear.
-			delay = min(max(time.Second, 2*delay%resyncInterval), 10*time.Second)
+			delay = time.Second
 		}
 		s.hostTried()
 		wake(s.pubWake)

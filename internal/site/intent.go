@@ -102,16 +102,6 @@ func (in *intent) member(name string) *vrf.Member {
 	return &in.host.VRFs[i]
 }
 
-// remote returns the name of the gateway with that VTEP.
-func (in *intent) remote(vtep netip.Addr) string {
-	for i := range in.plan.VTEPs {
-		if in.plan.VTEPs[i].Addr == vtep {
-			return in.plan.VTEPs[i].Gateway
-		}
-	}
-	return vtep.String()
-}
-
 // prefix returns what the document says of a prefix of ours, nil when it says nothing.
 func (in *intent) prefix(vrf string, p netip.Prefix) *config.Prefix {
 	for i := range in.gw.VRFs {

@@ -23,8 +23,11 @@ import (
 const (
 	// filterTable is our nft table of family inet.
 	filterTable = "fabric"
-	// resyncInterval is how often everything on the host is compared with the wish, beside every event.
-	resyncInterval = 30 * time.Second
+	// hostInterval is how often everything on the host but the routes is compared with the wish, beside every event; not
+	// all of it has events (nftables, sysctls, forwarding entries).
+	hostInterval = 10 * time.Second
+	// routesInterval is the same for the routes, of which there may be many.
+	routesInterval = 30 * time.Second
 	// checkpointDelay is how long changes are gathered before the checkpoint is written.
 	checkpointDelay = time.Second
 	// publishInterval is how often the snapshot is renewed, beside every event.
