@@ -228,7 +228,7 @@ func newSession(ctx context.Context, cfg Config, w Wish, log *slog.Logger) (*ses
 	}
 	x.loop = reconcile.NewLoop(reconcile.Config[entryKey, Route]{
 		Name: "vpc tables", Edge: x, Want: x.want, Equal: equalRoutes, Compare: entryKey.Compare,
-		Resync: resync, Backoff: cfg.Backoff, Log: log,
+		Resync: resync, MassDelete: massDelete, Backoff: cfg.Backoff, Log: log,
 	})
 	if _, err := x.Observe(ctx); err != nil {
 		vpc.Close()

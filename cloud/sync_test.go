@@ -297,11 +297,11 @@ func TestForeign(t *testing.T) {
 // wider prefixes.
 func TestQuota(t *testing.T) {
 	w := newWorld(t, func(w *cloud.Wish) { w.Quota = 3 })
-	w.tell(hub, "10.1.1.0/24", "10.1.2.0/24")
+	w.tell(hub, "10.5.1.0/24", "10.5.2.0/24")
 	w.rib.Release()
-	w.table("10.1.1.0/24 via i-gw", "10.1.2.0/24 via i-gw")
+	w.table("10.5.1.0/24 via i-gw", "10.5.2.0/24 via i-gw")
 	w.tell(hub, "10.3.0.0/24", "10.2.0.0/16", "10.4.0.0/24")
-	w.table("10.1.1.0/24 via i-gw", "10.1.2.0/24 via i-gw", "10.2.0.0/16 via i-gw")
+	w.table("10.2.0.0/16 via i-gw", "10.5.1.0/24 via i-gw", "10.5.2.0/24 via i-gw")
 	w.until("what is left out is named", func() bool {
 		ts := w.sync.Tables()[0]
 		return !ts.InSync && ts.Desired == 5 && ts.Owned == 3 && strings.Contains(ts.Err, "no room for 10.3.0.0/24, 10.4.0.0/24")
@@ -311,8 +311,8 @@ func TestQuota(t *testing.T) {
 	}
 	// One goes, the next comes, with the delete first.
 	w.vpc.Writes()
-	w.withdraw(hub, "10.1.1.0/24")
-	w.table("10.1.2.0/24 via i-gw", "10.2.0.0/16 via i-gw", "10.3.0.0/24 via i-gw")
+	w.withdraw(hub, "10.5.1.0/24")
+	w.table("10.2.0.0/16 via i-gw", "10.3.0.0/24 via i-gw", "10.5.2.0/24 via i-gw")
 }
 
 // The vendor's limit, learnt from its refusal, is as good as ours, and others' entries count.

@@ -122,7 +122,7 @@ func (c *client) once(ctx context.Context, action string, fn func() (requestID s
 	id, err := c.send(action, fn)
 	if err == nil && id == "" {
 		// An empty page, a "{}" or a "null" from something in between would else be a table without entries.
-		err = &Error{Action: action, Message: "the answer is not from the API: it has no request id"}
+		err = &Error{Action: action, Message: "the answer is not from the API: it has no request id, or not what was asked for"}
 	}
 	if e, ok := err.(*Error); ok {
 		c.learn(action, e)
@@ -130,6 +130,15 @@ func (c *client) once(ctx context.Context, action string, fn func() (requestID s
 		c.learn(action, nil)
 	}
 	return err
+}
+
+// whole returns the request id of an answer that holds a list, and "" where it does not: that is none of the API's, and
+// must not be read as an empty list.
+func whole(out interface{ GetHttpContentString() string }, id, list string) string {
+	if !strings.Contains(out.GetHttpContentString(), `"`+list+`"`) {
+		return ""
+	}
+	return id
 }
 
 func (c *client) send(action string, fn func() (string, error)) (id string, err error) {

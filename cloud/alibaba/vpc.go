@@ -83,7 +83,7 @@ func (v *vpc) describe(ctx context.Context) (cloud.Info, error) {
 			return "", err
 		}
 		found = out.Vpcs.Vpc
-		return out.RequestId, nil
+		return whole(out, out.RequestId, "Vpcs"), nil
 	})
 	if err != nil {
 		return info, err
@@ -138,7 +138,7 @@ func (v *vpc) switches(ctx context.Context, id string) ([]string, error) {
 		for _, s := range out.VSwitches.VSwitch {
 			cidrs = append(cidrs, s.CidrBlock, s.Ipv6CidrBlock)
 		}
-		return len(out.VSwitches.VSwitch), out.TotalCount, out.RequestId, nil
+		return len(out.VSwitches.VSwitch), out.TotalCount, whole(out, out.RequestId, "VSwitches"), nil
 	})
 	if kindOf(err) == denied && err != nil {
 		v.client.forbid(action, "the VPC's CIDRs")
@@ -193,7 +193,7 @@ func (v *vpc) pick(ctx context.Context, of alivpc.Vpc) ([]string, error) {
 				listed = append(listed, t.RouteTableId)
 				gateway[t.RouteTableId] = t.AssociateType == "Gateway"
 			}
-			return len(rows), out.TotalCount, out.RequestId, nil
+			return len(rows), out.TotalCount, whole(out, out.RequestId, "RouterTableList"), nil
 		})
 		switch {
 		case err == nil:
@@ -248,7 +248,7 @@ func find(ctx context.Context, p place, w cloud.Wish, creds *credentials, timing
 			for _, g := range out.Regions.Region {
 				regions = append(regions, g.RegionId)
 			}
-			return out.RequestId, nil
+			return whole(out, out.RequestId, "Regions"), nil
 		})
 		if err != nil {
 			return place{}, err
@@ -277,7 +277,7 @@ func find(ctx context.Context, p place, w cloud.Wish, creds *credentials, timing
 					vpcID = i.VpcAttributes.VpcId
 				}
 			}
-			return out.RequestId, nil
+			return whole(out, out.RequestId, "Instances"), nil
 		})
 		c.close()
 		if ctx.Err() != nil {
@@ -345,7 +345,7 @@ func (v *vpc) listEntries(ctx context.Context, table string) ([]entry, error) {
 					return "", err
 				}
 				rows, next = out.RouteEntrys.RouteEntry, out.NextToken
-				return out.RequestId, nil
+				return whole(out, out.RequestId, "RouteEntrys"), nil
 			})
 			if e, ok := err.(*Error); ok && strings.HasPrefix(e.Code, "IllegalParam.NextToken") && token != "" && try < tries {
 				break // the list is too old to go on: from the start
@@ -392,7 +392,7 @@ func (v *vpc) listTable(ctx context.Context, id string) ([]entry, error) {
 				all = append(all, convertEntry(e))
 			}
 		}
-		return out.RequestId, nil
+		return whole(out, out.RequestId, "RouteTables"), nil
 	})
 	if err != nil {
 		return nil, err

@@ -3,11 +3,14 @@ package site
 import (
 	"context"
 	"maps"
+	"net/netip"
+	"slices"
 	"sync"
 
 	"fabric/bgp/rib"
 	"fabric/internal/kernel"
 	"fabric/internal/reconcile"
+	"fabric/vrf"
 )
 
 // fib makes the kernel's VRF tables equal to the rib's choice plus the routes that the VRFs themselves need. It is one
@@ -83,7 +86,7 @@ func (f *fib) place(in *intent, c rib.Choice, d *delta) {
 	key, r, ok, err := m.Route(c, f.site.rib.Lookup)
 	delete(f.recursive, c.Key)
 	delete(f.failed, c.Key)
-	if c.Best != nil && c.Best.Interface == "" && (c.Best.Key.Source.Kind == rib.Peer || c.Best.Key.Source.Kind == rib.Static) {
+	if c.Best != nil && c.Best.Interface == "" && c.Best.Key.Source.Kind != rib.Fabric && !attached(m, c.Best.Attrs.NextHop) {
 		f.recursive[c.Key] = true
 	}
 	if err != nil {
@@ -100,10 +103,19 @@ func (f *fib) place(in *intent, c rib.Choice, d *delta) {
 	}
 }
 
+// attached says whether a next hop is on a network of the VRF's own interfaces, or there is none to look for.
+func attached(m *vrf.Member, nh netip.Addr) bool {
+	return !nh.IsValid() || slices.ContainsFunc(m.Connected, func(c vrf.Connected) bool {
+		return c.Device != "" && !c.Prefix.IsSingleIP() && c.Prefix.Contains(nh)
+	})
+}
+
 // take applies a batch of the rib's feed to want and returns what changed.
-func (f *fib) take(in *intent, b rib.Batch) delta {
+func (f *fib) take(b rib.Batch) delta {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	// Read under the lock: a rebuild for a newer intent comes after this, or has been.
+	in := f.site.intent.Load()
 	f.complete = f.complete || b.Complete
 	if b.Full {
 		gone := f.choices
@@ -134,17 +146,18 @@ func (f *fib) take(in *intent, b rib.Batch) delta {
 func (f *fib) run(ctx context.Context) error {
 	feed := f.site.rib.Subscribe()
 	defer feed.Close()
+	// Routes may refer to next-hop objects only once fabric-links has made them. If it stays away, the others go ahead,
+	// and these fail one by one until it is back.
+	if err := f.site.waitHost(ctx); err != nil {
+		return ignoreCancel(ctx, err)
+	}
 	for {
 		b, err := feed.Next(ctx)
 		if err != nil {
 			return ignoreCancel(ctx, err)
 		}
-		// Routes may refer to next-hop objects only once fabric-links has made them.
-		if err := f.site.links.wait(ctx); err != nil {
-			return ignoreCancel(ctx, err)
-		}
 		was := f.isComplete()
-		d := f.take(f.site.intent.Load(), b)
+		d := f.take(b)
 		if b.Full || b.Complete && !was {
 			f.loop.Wake()
 			continue
