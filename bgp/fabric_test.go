@@ -27,6 +27,9 @@ func TestType5BothWays(t *testing.T) {
 	if a.NextHop != n.addr(1) || a.VNI != 70001 || a.RouterMAC != [6]byte{2, 0, 0, 0, 0, 0xe9} || c.Best.Key.RD != (rib.RD{0, 1, 10, 0, 0, 1, 0, 201}) {
 		t.Errorf("type 5 path of OPS: next hop %s VNI %d MAC %x RD %x", a.NextHop, a.VNI, a.RouterMAC, c.Best.Key.RD)
 	}
+	// Nobody passes on what came from the fabric.
+	g1.wantPeer("", "gw2", "to be told of three prefixes", func(p PeerState) bool { return p.Advertised == 3 && p.Received == 1 })
+	g2.wantPeer("", "gw1", "to be told of one prefix", func(p PeerState) bool { return p.Advertised == 1 && p.Received == 3 })
 	g1.rib.Withdraw(staticPath("CORE", "172.18.0.0/16").Key)
 	g2.wantRoutes("CORE", "172.31.0.0/16 static  []", "2001:db8:1::/48 fabric gw1 [65001]")
 	g2.wantRoutes("OPS", "172.18.0.0/16 fabric gw1 [65001]")
