@@ -93,7 +93,13 @@ func Compile(doc *config.Document, gateway string, f kernel.Features) (*Host, er
 	if f.VRF {
 		h.Backend = Devices
 	}
-	c := &compiler{doc: doc, gw: gw, host: h, mtu: overlay.MTU(doc, gateway), owners: map[netip.Addr][]string{gw.VTEP: {""}}}
+	c := &compiler{
+		doc: doc, gw: gw, host: h, mtu: overlay.MTU(doc, gateway),
+		owners: map[netip.Addr][]string{gw.VTEP: {""}}, anycast: map[netip.Addr][]string{},
+	}
+	for _, e := range gw.Endpoints {
+		c.owners[e.Address] = []string{""}
+	}
 	for i := range plan.Tunnels {
 		c.tunnels = append(c.tunnels, plan.Tunnels[i].Device)
 	}
@@ -122,8 +128,11 @@ type compiler struct {
 	remotes []netip.Addr
 	// owners are the VRFs that have an address of the gateway, by name; "" is the main table.
 	owners map[netip.Addr][]string
-	// marks and guards in the form of kernel.Filter.
-	marks, guards []string
+	// anycast are likewise the subnet-router anycast addresses of IPv6 networks (RFC 4291 section 2.6.1), which the kernel
+	// answers to on its own.
+	anycast map[netip.Addr][]string
+	// marks in the form of kernel.Filter.
+	marks []string
 }
 
 func (c *compiler) vrf(gv *config.GatewayVRF) error {
@@ -185,6 +194,9 @@ func (c *compiler) member(m *Member, itf *config.Interface) {
 			continue
 		}
 		c.own(m, p.Addr())
+		if p.Addr().Is6() && p.Bits() < 127 {
+			note(c.anycast, p.Masked().Addr(), m)
+		}
 		m.Connected = append(m.Connected, Connected{Prefix: p.Masked(), Device: itf.Name})
 		if !byHand {
 			continue
@@ -236,19 +248,24 @@ func (c *compiler) local(m *Member, a netip.Addr, device string) {
 // own notes an address of the gateway in a VRF. The first of a family is what the gateway speaks from; an IPv4 link-local one
 // (169.254.0.0/16, as on tunnels to clouds) only where there is no other, since nobody further away can answer it.
 func (c *compiler) own(m *Member, a netip.Addr) {
-	name := m.Name
-	if m.IsMain() {
-		name = ""
-	}
-	if !slices.Contains(c.owners[a], name) {
-		c.owners[a] = append(c.owners[a], name)
-	}
+	note(c.owners, a, m)
 	src := &m.Source4
 	if a.Is6() {
 		src = &m.Source6
 	}
 	if !src.IsValid() || src.IsLinkLocalUnicast() && !a.IsLinkLocalUnicast() {
 		*src = a
+	}
+}
+
+// note adds a VRF to those that have an address.
+func note(owners map[netip.Addr][]string, a netip.Addr, m *Member) {
+	name := m.Name
+	if m.IsMain() {
+		name = ""
+	}
+	if !slices.Contains(owners[a], name) {
+		owners[a] = append(owners[a], name)
 	}
 }
 
@@ -305,7 +322,6 @@ func (c *compiler) filter(mss4, mss6 int) {
 		VXLANPort:    c.doc.Fabric.VXLANPort,
 		VXLANDevices: join(slices.Clone(c.tunnels)),
 		Marks:        join(c.marks),
-		Guards:       join(c.guards),
 	}
 }
 

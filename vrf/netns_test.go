@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,6 +24,17 @@ type node struct {
 	t    testing.TB
 	name string
 	ns   *os.File
+
+	mu sync.Mutex
+	// heard are the datagrams that came in.
+	heard map[string]bool
+}
+
+// hears says whether a datagram came in.
+func (n *node) hears(text string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.heard[text]
 }
 
 func newNode(t testing.TB, name string) *node {
@@ -30,7 +42,7 @@ func newNode(t testing.TB, name string) *node {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root for network namespaces")
 	}
-	n := &node{t: t, name: name}
+	n := &node{t: t, name: name, heard: map[string]bool{}}
 	made := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
@@ -124,7 +136,7 @@ func (n *node) serve(name, address, device string) {
 	})
 }
 
-// serveUDP answers every datagram with the node's name until the test ends.
+// serveUDP answers every datagram with the node's name until the test ends, and notes it.
 func (n *node) serveUDP() {
 	n.t.Helper()
 	n.do(func() {
@@ -137,10 +149,13 @@ func (n *node) serveUDP() {
 		go func() {
 			b := make([]byte, 64)
 			for {
-				_, from, err := c.ReadFrom(b)
+				k, from, err := c.ReadFrom(b)
 				if err != nil {
 					return
 				}
+				n.mu.Lock()
+				n.heard[string(b[:k])] = true
+				n.mu.Unlock()
 				if _, err := c.WriteTo([]byte(n.name), from); err != nil {
 					return
 				}
@@ -166,17 +181,23 @@ const (
 	silent      = "silent"
 )
 
-// dial connects over TCP or UDP and says who answered, or how it ended. from may be zero.
-func (n *node) dial(network string, from netip.Addr, to netip.AddrPort, timeout time.Duration) (outcome string) {
+// dial connects over TCP or UDP and says who answered, or how it ended. from is an address (TCP), a device to bind to, or "".
+func (n *node) dial(network, from string, to netip.AddrPort, timeout time.Duration) (outcome string) {
+	source, err := netip.ParseAddr(from)
 	d := net.Dialer{Timeout: timeout, Control: control(func(fd int) error {
+		if err != nil && from != "" {
+			if err := unix.BindToDevice(fd, from); err != nil {
+				return err
+			}
+		}
 		// Errors come from ICMP at once.
 		if to.Addr().Is4() {
 			return unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_RECVERR, 1)
 		}
 		return unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_RECVERR, 1)
 	})}
-	if from.IsValid() {
-		d.LocalAddr = &net.TCPAddr{IP: from.AsSlice()}
+	if err == nil {
+		d.LocalAddr = &net.TCPAddr{IP: source.AsSlice()}
 	}
 	n.do(func() {
 		c, err := d.Dial(network, to.String())
@@ -190,7 +211,7 @@ func (n *node) dial(network string, from netip.Addr, to netip.AddrPort, timeout 
 			return
 		}
 		if network == "udp" {
-			if _, err := c.Write([]byte("who")); err != nil {
+			if _, err := fmt.Fprint(c, n.name, " > ", to.Addr()); err != nil {
 				outcome = outcomeOf(err)
 				return
 			}

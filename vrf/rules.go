@@ -17,6 +17,7 @@ import (
 //	102  oif MEMBER                         lookup T,     else unreachable
 //	104  fwmark T                           lookup T,     else unreachable
 //	106  iif lo from ADDRESS                lookup T,     else unreachable
+//	108  to ADDRESS                         unreachable
 //
 // Every lookup of a VRF has its own end, so that none goes on to local and main, also while the table is still empty.
 const (
@@ -35,6 +36,10 @@ const (
 	// prioFrom: what the gateway itself sends from an address of the VRF (sessions between loopbacks, X7). Only for
 	// addresses that no other VRF has.
 	prioFrom = 106
+	// prioGuard: the kernel keeps every address of the host in the table local too, where the main table's neighbours would
+	// find those of a VRF. (What came in on a member, or is marked, never gets here: the same address may be a
+	// host's in another VRF.)
+	prioGuard = 108
 	// LocalRulePriority is where the rule for the table "local" goes: behind the VRFs, before main.
 	LocalRulePriority = 32765
 )
@@ -80,17 +85,22 @@ func (c *compiler) memberRules(m *Member) {
 		c.host.Sysctls["net.ipv4.conf."+sysctlName(d)+".accept_local"] = "1"
 	}
 	for a, vrfs := range c.owners {
-		// What the main table has too must be reached from there.
-		if !slices.Contains(vrfs, m.Name) || slices.Contains(vrfs, "") {
-			continue
-		}
-		for _, d := range m.devices() {
-			c.guards = append(c.guards, d+"="+a.String())
-		}
-		if len(vrfs) == 1 {
+		if c.guard(a, vrfs, m) && len(vrfs) == 1 {
 			c.lookup(kernel.RuleKey{IPv6: a.Is6(), Priority: prioFrom, Iif: "lo", Src: single(a)}, m.Table)
 		}
 	}
+	for a, vrfs := range c.anycast {
+		c.guard(a, vrfs, m)
+	}
+}
+
+// guard hides an address of a VRF from the main table, unless that has it too: then it must be reached from there.
+func (c *compiler) guard(a netip.Addr, vrfs []string, m *Member) bool {
+	if !slices.Contains(vrfs, m.Name) || slices.Contains(vrfs, "") {
+		return false
+	}
+	c.host.Rules[kernel.RuleKey{IPv6: a.Is6(), Priority: prioGuard, Dst: single(a)}] = kernel.Rule{Action: kernel.RuleUnreachable}
+	return true
 }
 
 // lookup adds a rule that asks a table, and the end behind it.
