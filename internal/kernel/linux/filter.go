@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"reflect"
 	"slices"
@@ -258,7 +259,8 @@ func (l layout) install(c *nftables.Conn, table *nftables.Table, comments []stri
 		})
 	}
 	ids := map[string]uint32{}
-	for name, members := range l.sets {
+	for _, name := range slices.Sorted(maps.Keys(l.sets)) {
+		members := l.sets[name]
 		set := &nftables.Set{
 			Table: table, Name: name, KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian,
 		}
