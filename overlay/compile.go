@@ -20,8 +20,9 @@ const (
 // Compile makes the links plan of one gateway. The document is taken to be valid; what only shows when it is compiled (ports
 // beyond 65535, an MTU too small, hashes that meet) is the error.
 //
-// Ports: the k-th link of a gateway listens on the fabric's port + k. Further tunnels of the same link come behind the first ones of
-// all links: rank r uses port + r × number of gateways + k. The public ports of a gateway behind NAT are counted likewise.
+// Ports: a tunnel of rank r listens on the fabric's port + r × Document.PortStride + the remote gateway's place in the document (from
+// 0), and dials the remote's first port + r × PortStride + our own place. So a gateway appended to the document moves no port. The
+// public ports of a gateway behind NAT are counted likewise.
 //
 // Who dials: whoever knows an endpoint of the other, possibly both. Only a side that dials sends keepalives (X15, X16). If
 // neither knows one, the link has no tunnels, and the remote VTEP is kept unreachable.
@@ -31,10 +32,7 @@ func Compile(doc *config.Document, gateway string) (Plan, error) {
 		return Plan{}, fmt.Errorf("gateway %q is not in the document", gateway)
 	}
 	p := Plan{Version: PlanVersion, Fabric: doc.Fabric.Name, Gateway: own.Name, VTEP: own.VTEP}
-	gateways := 0
-	for _, s := range doc.Sites {
-		gateways += len(s.Gateways)
-	}
+	stride := doc.PortStride()
 	neighbours := doc.Neighbours(gateway)
 	var errs []error
 	for _, link := range neighbours {
@@ -43,7 +41,7 @@ func Compile(doc *config.Document, gateway string) (Plan, error) {
 			v.Problem = fmt.Sprintf("neither %s nor %s has an endpoint that the other could dial; give one of them endpoints", own.Name, link.Remote.Name)
 		} else {
 			for rank, t := range link.Tunnels {
-				tunnel, err := compileTunnel(doc, own, link, t, rank, rank*gateways)
+				tunnel, err := compileTunnel(doc, own, link, t, rank, rank*stride)
 				if err != nil {
 					errs = append(errs, err)
 					continue
@@ -102,12 +100,7 @@ func compileTunnel(doc *config.Document, own *config.Gateway, link config.Link, 
 		PublicKey:       remote.WireGuard.PublicKey,
 		PrivateKeyFile:  own.WireGuard.PrivateKeyFile,
 	}
-	if len(remote.Endpoints) > 0 {
-		// A backup goes to another address where there is one: two tunnels to one address fail together.
-		e := remote.Endpoints[0]
-		if rank < len(remote.Endpoints) {
-			e = remote.Endpoints[rank]
-		}
+	if e, ok := remote.Endpoint(rank); ok {
 		port := base
 		if e.PublicPort != 0 {
 			port = e.PublicPort

@@ -4,8 +4,10 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,17 +63,17 @@ func TestCompileWhoDialsWhom(t *testing.T) {
 		endpoint  string
 		keepalive int
 	}
-	// Neighbours in order: gz{hk,sz}, hk{gz,sz}, sz{gz,hk}; a link's port offset is the position among them.
+	// Places in the document: gz 0, hk 1, sz 2. A port is the first one plus the place of the gateway at the other end.
 	tests := []struct {
 		gw, remote string
 		want       want
 	}{
-		{"gz", "hk", want{51820, "198.51.100.2:40000", 5}},
-		{"gz", "sz", want{51821, "203.0.113.1:51820", 5}},
+		{"gz", "hk", want{51821, "198.51.100.2:40000", 5}},
+		{"gz", "sz", want{51822, "203.0.113.1:51820", 5}},
 		{"hk", "gz", want{51820, "", 0}},
-		{"hk", "sz", want{51821, "203.0.113.1:51821", 5}},
+		{"hk", "sz", want{51822, "203.0.113.1:51821", 5}},
 		{"sz", "gz", want{51820, "", 0}},
-		{"sz", "hk", want{51821, "198.51.100.2:40001", 5}},
+		{"sz", "hk", want{51821, "198.51.100.2:40002", 5}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.gw+" to "+tt.remote, func(t *testing.T) {
@@ -147,6 +149,80 @@ func TestCompileEndsMeet(t *testing.T) {
 	}
 }
 
+// ports lists where each tunnel of each gateway of a document listens and dials, by the tunnel's name.
+func ports(t *testing.T, doc *config.Document) map[string]string {
+	t.Helper()
+	list := map[string]string{}
+	for _, s := range doc.Sites {
+		for _, g := range s.Gateways {
+			for _, tunnel := range compile(t, doc, g.Name).Tunnels {
+				list[tunnel.Name] = fmt.Sprintf("%d to %s", tunnel.ListenPort, tunnel.Endpoint)
+			}
+		}
+	}
+	return list
+}
+
+// A gateway that joins must not cut the others off until all have the new document.
+func TestAppendedGatewayMovesNoPort(t *testing.T) {
+	start := threeSites()
+	start.Links.Tunnels = append(start.Links.Tunnels, config.Tunnel{Kind: "wireguard"})
+	start.Links.Pairs = []config.LinkPair{{Between: []string{"gz", "sz"}, Tunnels: []config.Tunnel{{Kind: "wireguard"}}}}
+	crowd := start.Clone()
+	for n := range byte(61) {
+		name := fmt.Sprintf("m%d", n)
+		crowd.Sites = append(crowd.Sites, config.Site{Name: name, Gateways: []config.Gateway{gateway(name, 10+n, endpoint("192.0.2.1", 0))}})
+	}
+	alone := start.Clone()
+	alone.Links.Pairs = append(alone.Links.Pairs, config.LinkPair{Between: []string{"aa", "sz"}}, config.LinkPair{Between: []string{"aa", "gz"}})
+	// Names that sort before all others: the order of names must not matter.
+	joins := gateway("aa", 9, endpoint("192.0.2.9", 0))
+	at := func(i int) func(*config.Document) {
+		return func(d *config.Document) {
+			d.Sites = slices.Insert(d.Sites, i, config.Site{Name: "aa-1", Gateways: []config.Gateway{joins}})
+		}
+	}
+	last := func(d *config.Document) {
+		s := &d.Sites[len(d.Sites)-1]
+		s.Gateways = append(s.Gateways, joins)
+	}
+	// gz keeps its place unless something comes before it, and nobody dials it.
+	toFirst := func(tunnel string) bool { return strings.Contains(tunnel, "/gz/") }
+	tests := []struct {
+		name   string
+		doc    *config.Document
+		change func(*config.Document)
+		moved  func(tunnel string) bool // nil: none
+	}{
+		{"new last site", start, at(3), nil},
+		{"second gateway of the last site", start, last, nil},
+		{"linked with few", alone, at(3), nil},
+		{"another pair of tunnels", start, func(d *config.Document) { d.Links.Pairs = nil }, nil},
+		// Why the rule says: append.
+		{"inserted first", start, at(0), func(string) bool { return true }},
+		{"inserted before the last", start, at(2), func(tunnel string) bool { return strings.Contains(tunnel, "sz/") && !toFirst(tunnel) }},
+		{"reordered", start, func(d *config.Document) { d.Sites[1], d.Sites[2] = d.Sites[2], d.Sites[1] },
+			func(tunnel string) bool { return !toFirst(tunnel) }},
+		{"beyond a multiple of 64", crowd, at(64), func(tunnel string) bool { return strings.HasSuffix(tunnel, "/1") }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			doc := tt.doc.Clone()
+			before := ports(t, doc)
+			tt.change(doc)
+			after := ports(t, doc)
+			if len(before) < 10 {
+				t.Fatalf("tunnels are %v", before)
+			}
+			for tunnel, was := range before {
+				if moved := after[tunnel] != was; moved != (tt.moved != nil && tt.moved(tunnel)) {
+					t.Errorf("%s was %s, is %s", tunnel, was, after[tunnel])
+				}
+			}
+		})
+	}
+}
+
 func TestCompileWholePlan(t *testing.T) {
 	p := compile(t, threeSites(), "sz")
 	if p.Version != PlanVersion || p.Gateway != "sz" || p.Fabric != "lab" || p.VTEP != netip.MustParseAddr("10.255.0.1") {
@@ -215,7 +291,7 @@ func TestCompileErrors(t *testing.T) {
 		{"unknown gateway", "nobody", func(*config.Document) {}, `gateway "nobody"`},
 		{"unknown VRF", "sz", func(d *config.Document) { d.VRFs = d.VRFs[:1] }, `VRF "OPS"`},
 		{"listen port", "sz", func(d *config.Document) { d.Fabric.WireGuardPort = 65535 }, "listen port 65536"},
-		{"public port", "sz", func(d *config.Document) { d.Sites[1].Gateways[0].Endpoints[0].PublicPort = 65535 }, "port to dial would be 65536"},
+		{"public port", "sz", func(d *config.Document) { d.Sites[1].Gateways[0].Endpoints[0].PublicPort = 65535 }, "port to dial would be 65537"},
 		{"MTU", "sz", func(d *config.Document) { d.Fabric.UnderlayMTU = 1300 }, "MTU 1220"},
 		{"key", "sz", func(d *config.Document) { d.Sites[1].Gateways[0].WireGuard.PublicKey = "x" }, "public key"},
 		{"key file", "sz", func(d *config.Document) { d.Sites[2].Gateways[0].WireGuard.PrivateKeyFile = "sz.key" }, "absolute path"},

@@ -10,8 +10,10 @@ type Link struct {
 	// Remote is the other gateway, RemoteSite its site.
 	Remote     *Gateway
 	RemoteSite *Site
-	// Index is the position of Remote among our neighbours, RemoteIndex ours among Remote's: what each side adds to its
-	// first WireGuard port.
+	// Index is the ordinal of Remote, RemoteIndex our own: the place in the document, from 0, over all gateways in the
+	// order they appear, whether linked or not. We listen on the first WireGuard port + rank × PortStride + Index and
+	// dial Remote's first (public) port + rank × PortStride + RemoteIndex. So a port depends on nothing but the order
+	// of gateways: append new ones at the end of the document, and no port of an existing link moves.
 	Index, RemoteIndex int
 	// Tunnels in rank order, at least one.
 	Tunnels []Tunnel
@@ -25,19 +27,43 @@ func (d *Document) Neighbours(gateway string) []Link {
 	}
 	pairs := d.Links.byName()
 	near := d.neighbours(site, own, pairs)
+	ordinal := slices.Index(d.gatewayNames(), own.Name)
 	links := make([]Link, len(near))
 	for i, n := range near {
-		back := d.neighbours(n.site, n.gateway, pairs)
-		links[i] = Link{Remote: n.gateway, RemoteSite: n.site, Index: i, Tunnels: n.tunnels,
-			RemoteIndex: slices.IndexFunc(back, func(m neighbour) bool { return m.gateway == own })}
+		links[i] = Link{Remote: n.gateway, RemoteSite: n.site, Index: n.ordinal, RemoteIndex: ordinal, Tunnels: n.tunnels}
 	}
 	return links
+}
+
+// portBlock is what PortStride is rounded up to.
+const portBlock = 64
+
+// PortStride is the distance, in ports, from one rank of tunnels to the next: the number of gateways, rounded up to a multiple
+// of 64. Append new gateways at the end of the document: then the ports of existing links stay, but for those of
+// second and further tunnels when the fabric outgrows a multiple of 64.
+func (d *Document) PortStride() int {
+	return (len(d.gatewayNames()) + portBlock - 1) / portBlock * portBlock
+}
+
+// Endpoint returns what others dial for tunnels of a rank, from 0: the endpoint of that place, else the first; false if
+// there is none. A backup goes to another address where there is one: two tunnels to one address fail together.
+// The pointer leads into g.
+func (g *Gateway) Endpoint(rank int) (*Endpoint, bool) {
+	if len(g.Endpoints) == 0 {
+		return nil, false
+	}
+	if rank >= len(g.Endpoints) {
+		rank = 0
+	}
+	return &g.Endpoints[rank], true
 }
 
 // neighbour is a gateway at the other end of a link.
 type neighbour struct {
 	site    *Site
 	gateway *Gateway
+	// ordinal is the gateway's place in the document, from 0.
+	ordinal int
 	tunnels []Tunnel
 }
 
@@ -45,8 +71,11 @@ type neighbour struct {
 func (d *Document) neighbours(site *Site, own *Gateway, pairs map[[2]string][]Tunnel) []neighbour {
 	joined := d.Links.joined(site.Name)
 	var near []neighbour
+	before := 0 // gateways of the sites before s
 	for i := range d.Sites {
 		s := &d.Sites[i]
+		first := before
+		before += len(s.Gateways)
 		if !joined(s.Name) {
 			continue
 		}
@@ -60,7 +89,7 @@ func (d *Document) neighbours(site *Site, own *Gateway, pairs map[[2]string][]Tu
 				tunnels = d.Links.Tunnels
 			}
 			if len(tunnels) > 0 {
-				near = append(near, neighbour{s, g, tunnels})
+				near = append(near, neighbour{s, g, first + j, tunnels})
 			}
 		}
 	}

@@ -32,7 +32,7 @@ func TestSchemaFile(t *testing.T) {
 	if !bytes.Equal(got, want) {
 		t.Errorf("%s is not up to date: run go generate ./internal/config", path)
 	}
-	for _, s := range []string{`"vtep-family"`, "the k-th link of a gateway uses port+k", `"additionalProperties": false`} {
+	for _, s := range []string{`"vtep-family"`, "the tunnel to the k-th gateway of the document", `"additionalProperties": false`} {
 		if !strings.Contains(string(got), s) {
 			t.Errorf("schema lacks %s", s)
 		}

@@ -37,7 +37,10 @@ type Fabric struct {
 	MSS int `yaml:"mss,omitempty" json:"mss,omitempty"`
 	// VXLANPort is the UDP port of VXLAN. Default 4789 (RFC 7348).
 	VXLANPort int `yaml:"vxlan-port,omitempty" json:"vxlan-port,omitempty"`
-	// WireGuardPort is the first UDP port that tunnels listen on; the k-th link of a gateway uses port+k. Default 51820.
+	// WireGuardPort is the first UDP port that tunnels listen on; the tunnel to the k-th gateway of the document (from 0, in
+	// order, linked or not) uses port+k. Each further tunnel of a link (Links.Tunnels) uses a port higher by the number of
+	// gateways rounded up to a multiple of 64. Append new gateways at the end of the document: that moves no port,
+	// but for further tunnels when a multiple of 64 is outgrown. Default 51820.
 	WireGuardPort int `yaml:"wireguard-port,omitempty" json:"wireguard-port,omitempty"`
 	// BGP are the default BGP settings for sessions between gateways and with third parties.
 	BGP BGPDefaults `yaml:"bgp,omitempty" json:"bgp,omitempty"`
@@ -152,8 +155,8 @@ type API struct {
 type Endpoint struct {
 	// Address is what others dial: an IP address.
 	Address netip.Addr `yaml:"address" json:"address"`
-	// PublicPort is the first port others dial where NAT maps it to another than the one listened on; the k-th link
-	// uses PublicPort+k. 0: the same as listened on.
+	// PublicPort is the first port others dial where NAT maps it to another than the one listened on; the k-th gateway of
+	// the document dials PublicPort+k, further tunnels are counted as for WireGuardPort. 0: the same as listened on.
 	PublicPort int `yaml:"public-port,omitempty" json:"public-port,omitempty"`
 }
 
@@ -309,7 +312,8 @@ type Links struct {
 	Mesh string `yaml:"mesh,omitempty" json:"mesh,omitempty" jsonschema:"enum=full,enum=communities"`
 	// Communities are sets of sites whose gateways are joined pairwise, when Mesh is "communities".
 	Communities []Community `yaml:"communities,omitempty" json:"communities,omitempty"`
-	// Tunnels is what a link has unless Pairs says otherwise, in rank order. Default one "wireguard".
+	// Tunnels is what a link has unless Pairs says otherwise, in rank order. Default one "wireguard". Their ports depend on
+	// the order of gateways in the document: see Fabric.WireGuardPort.
 	Tunnels []Tunnel `yaml:"tunnels,omitempty" json:"tunnels,omitempty"`
 	// Pairs override the tunnels of single links.
 	Pairs []LinkPair `yaml:"pairs,omitempty" json:"pairs,omitempty"`

@@ -1,6 +1,11 @@
 package config
 
-import "fmt"
+import (
+	"fmt"
+	"iter"
+	"net/netip"
+	"slices"
+)
 
 // links checks how the gateways are joined, and the ports this takes.
 func (v *validator) links() {
@@ -79,18 +84,14 @@ func (v *validator) tunnels(ts []Tunnel, path string) {
 	}
 }
 
-// portRange is what a gateway's links take of an endpoint.
-type portRange struct {
-	address, path, gateway string
-	first, last            int
-}
-
-// ports checks that every link can be dialled from one side, and that the ports of a gateway's links are there and free.
+// ports checks that every link can be dialled from one side, and that the ports of all tunnels are there and free.
 func (v *validator) ports() {
 	d := v.doc
 	pairs := d.Links.byName()
+	stride := d.PortStride()
 	base := d.Fabric.WireGuardPort
-	var taken []portRange
+	farthest, busiest := 0, "" // how far above base a gateway listens, and which
+	shared := d.sharedAddresses()
 	for i := range d.Sites {
 		for j := range d.Sites[i].Gateways {
 			g := &d.Sites[i].Gateways[j]
@@ -101,40 +102,102 @@ func (v *validator) ports() {
 					v.add(path+".endpoints", "give one of them an endpoint, or unlink them with a pair without tunnels",
 						"neither %q nor %q has an endpoint, so neither can dial the other", g.Name, n.gateway.Name)
 				}
+				if far := (len(n.tunnels)-1)*stride + n.ordinal; far > farthest {
+					farthest, busiest = far, g.Name
+				}
+				if vx := d.Fabric.VXLANPort; n.takes(vx-base, stride) {
+					v.add("fabric.wireguard-port", "move one of them", "a tunnel from %q to %q would listen on the VXLAN port %d", g.Name, n.gateway.Name, vx)
+				}
 			}
-			last := base + max(len(near), 1) - 1
-			if last > 65535 {
-				v.add("fabric.wireguard-port", fmt.Sprintf("write %d or less", 65536-len(near)),
-					"%d leaves no room for the %d links of gateway %q", base, len(near), g.Name)
+			for k := range min(len(g.Endpoints), maxEndpoints) {
+				v.endpointPorts(g, k, index(path+".endpoints", k), near, shared[g.Endpoints[k].Address])
 			}
-			if vx := d.Fabric.VXLANPort; vx >= base && vx <= last {
-				v.add("fabric.wireguard-port", "move one of them", "ports %d to %d of the tunnels of %q include the VXLAN port %d", base, last, g.Name, vx)
+		}
+	}
+	if base+farthest > 65535 {
+		v.add("fabric.wireguard-port", portMend(farthest), "%d leaves no room for the tunnels of gateway %q, the last of which is %d above it",
+			base, busiest, farthest)
+	}
+}
+
+// takes says whether a tunnel with the neighbour uses the port that is offset above the first.
+func (n *neighbour) takes(offset, stride int) bool {
+	offset -= n.ordinal
+	return offset >= 0 && offset%stride == 0 && offset/stride < len(n.tunnels)
+}
+
+// portMend says how to make room for tunnels that reach so many ports above the first.
+func portMend(farthest int) string {
+	if farthest >= 65535 {
+		return "have fewer tunnels for each link"
+	}
+	return fmt.Sprintf("write %d or less", 65535-farthest)
+}
+
+// sharedAddresses returns a map, for each address that is an endpoint more than once, to hold who is dialled on its ports.
+func (d *Document) sharedAddresses() map[netip.Addr]map[int]*Gateway {
+	shared := map[netip.Addr]map[int]*Gateway{}
+	seen := map[netip.Addr]bool{}
+	for _, s := range d.Sites {
+		for _, g := range s.Gateways {
+			for _, e := range g.Endpoints {
+				if seen[e.Address] && e.Address.IsValid() {
+					shared[e.Address] = map[int]*Gateway{}
+				}
+				seen[e.Address] = true
 			}
-			for k, e := range g.Endpoints {
-				taken = v.endpointPorts(g, e, index(path+".endpoints", k), base, last-base, taken)
+		}
+	}
+	return shared
+}
+
+// dialled returns the ports of the k-th endpoint that neighbours dial, relative to its first one, each once, and by whom.
+func (g *Gateway) dialled(k int, near []neighbour, stride int) iter.Seq2[int, *Gateway] {
+	return func(yield func(int, *Gateway) bool) {
+		for _, n := range near {
+			for rank := range n.tunnels {
+				if e, _ := g.Endpoint(rank); e == &g.Endpoints[k] && !yield(rank*stride+n.ordinal, n.gateway) {
+					return
+				}
 			}
 		}
 	}
 }
 
-// endpointPorts checks the public ports of one endpoint against those of all before it.
-func (v *validator) endpointPorts(g *Gateway, e Endpoint, path string, base, more int, taken []portRange) []portRange {
+// endpointPorts checks the public ports of the k-th endpoint. Owner says who before it is dialled on which port of its
+// address, and is nil if the address is not listed again.
+func (v *validator) endpointPorts(g *Gateway, k int, path string, near []neighbour, owner map[int]*Gateway) {
+	e := g.Endpoints[k]
+	fabric, stride := &v.doc.Fabric, v.doc.PortStride()
 	first := e.PublicPort
-	fill(&first, base)
-	own := portRange{address: e.Address.String(), path: path, gateway: g.Name, first: first, last: first + more}
-	if own.last > 65535 && e.PublicPort != 0 {
-		v.add(path+".public-port", fmt.Sprintf("write %d or less", 65535-more), "%d leaves no room for the %d links of gateway %q",
-			e.PublicPort, more+1, g.Name)
-	}
-	if !e.Address.IsValid() {
-		return taken
-	}
-	for _, t := range taken {
-		if t.address == own.address && t.first <= own.last && own.first <= t.last {
-			v.add(path+".address", "give each its own address, or public-ports that do not overlap",
-				"duplicate endpoint: ports %d to %d of %s overlap ports %d to %d of gateway %q", own.first, own.last, own.address, t.first, t.last, t.gateway)
-			break
+	fill(&first, fabric.WireGuardPort)
+	if e.PublicPort != 0 {
+		farthest := 0
+		for far, by := range g.dialled(k, near, stride) {
+			farthest = max(farthest, far)
+			if first+far == fabric.VXLANPort {
+				// The filter of the dialling side lets this port out through tunnels only.
+				v.add(path+".public-port", "choose another", "gateway %q would dial the VXLAN port %d", by.Name, first+far)
+			}
+		}
+		if first+farthest > 65535 {
+			v.add(path+".public-port", portMend(farthest), "%d leaves no room for the tunnels of gateway %q, the last of which is %d above it",
+				first, g.Name, farthest)
 		}
 	}
-	return append(taken, own)
+	if owner == nil {
+		return
+	}
+	if slices.ContainsFunc(g.Endpoints[:k], func(o Endpoint) bool { return o == e }) {
+		v.add(path+".address", "keep one of them", "duplicate endpoint: %s is listed twice at gateway %q", e.Address, g.Name)
+		return
+	}
+	for far, by := range g.dialled(k, near, stride) {
+		if other, taken := owner[first+far]; taken {
+			v.add(path+".address", "give each its own address, or public-ports that keep them apart",
+				"duplicate endpoint: port %d of %s, which gateway %q would dial, is taken by gateway %q", first+far, e.Address, by.Name, other.Name)
+			return
+		}
+		owner[first+far] = g
+	}
 }
