@@ -42,64 +42,74 @@ type Listen struct {
 // drainTime is how long calls in flight may go on when the daemon stops.
 const drainTime = 2 * time.Second
 
+// listenRetry is the time between attempts to listen on TCP.
+const listenRetry = 5 * time.Second
+
 // Serve answers on the listeners until ctx ends, then lets calls in flight finish for a short time. It returns nil
-// when ctx ended, and an error when it cannot listen or stops listening.
+// when ctx ended, and an error when the unix socket cannot be made or breaks. TCP comes second to routing: an address that is not
+// there yet, or a certificate that is missing, is logged and tried again.
 func (s *Service) Serve(ctx context.Context, l Listen) error {
-	// Both listeners are made before the first is served: serving half of what was asked for is no success.
-	type end struct {
-		lis   net.Listener
-		creds credentials.TransportCredentials
-	}
-	var ends []end
-	closeAll := func() {
-		for _, e := range ends {
-			_ = e.lis.Close()
-		}
-	}
+	hs := health.NewServer()
+	g, gctx := errgroup.WithContext(ctx)
 	if l.Socket != "" {
 		lis, gid, err := listenUnix(l.Socket, l.Group)
 		if err != nil {
 			return fmt.Errorf("API socket: %w", err)
 		}
-		ends = append(ends, end{lis, peerCredentials{uid: uint32(os.Geteuid()), gid: gid}})
+		g.Go(func() error { return s.answer(gctx, lis, peerCredentials{uid: uint32(os.Geteuid()), gid: gid}, hs) })
 	}
 	if l.TCP != nil {
-		creds, err := mutualTLS(*l.TCP)
-		if err != nil {
-			closeAll()
-			return fmt.Errorf("API over TCP: %w", err)
-		}
-		var lc net.ListenConfig
-		lis, err := lc.Listen(ctx, "tcp", l.TCP.Listen.String())
-		if err != nil {
-			closeAll()
-			return fmt.Errorf("API over TCP: %w", err)
-		}
-		ends = append(ends, end{lis, creds})
-	}
-
-	hs := health.NewServer()
-	g, gctx := errgroup.WithContext(ctx)
-	for _, e := range ends {
-		srv := s.newServer(e.creds, hs)
 		g.Go(func() error {
-			if err := srv.Serve(e.lis); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-				return fmt.Errorf("API on %s: %w", e.lis.Addr(), err)
+			lis, creds := s.listenTCP(gctx, *l.TCP)
+			if lis == nil {
+				return nil
 			}
-			return nil
-		})
-		g.Go(func() error {
-			<-gctx.Done()
-			// Watches last for ever; they are cut once the short calls had their time.
-			cut := time.AfterFunc(drainTime, srv.Stop)
-			defer cut.Stop()
-			hs.Shutdown()
-			srv.GracefulStop()
-			return nil
+			return s.answer(gctx, lis, creds, hs)
 		})
 	}
 	g.Go(func() error { s.followHealth(gctx, hs); return nil })
 	return g.Wait()
+}
+
+// listenTCP tries until there is a listener, nil when ctx ended before.
+func (s *Service) listenTCP(ctx context.Context, cfg config.API) (net.Listener, credentials.TransportCredentials) {
+	told := ""
+	for {
+		creds, err := mutualTLS(cfg)
+		if err == nil {
+			var lc net.ListenConfig
+			var lis net.Listener
+			if lis, err = lc.Listen(ctx, "tcp", cfg.Listen.String()); err == nil {
+				return lis, creds
+			}
+		}
+		if err.Error() != told {
+			told = err.Error()
+			s.log.Error("the API over TCP is not served; trying on", "listen", cfg.Listen.String(), "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil
+		case <-time.After(listenRetry):
+		}
+	}
+}
+
+// answer serves one listener until ctx ends.
+func (s *Service) answer(ctx context.Context, lis net.Listener, creds credentials.TransportCredentials, hs *health.Server) error {
+	srv := s.newServer(creds, hs)
+	stop := context.AfterFunc(ctx, func() {
+		// Watches last for ever; they are cut once the short calls had their time.
+		cut := time.AfterFunc(drainTime, srv.Stop)
+		defer cut.Stop()
+		hs.Shutdown()
+		srv.GracefulStop()
+	})
+	defer stop()
+	if err := srv.Serve(lis); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("API on %s: %w", lis.Addr(), err)
+	}
+	return nil
 }
 
 // newServer makes a gRPC server with the service, health and reflection, all behind the same check of the caller.
@@ -163,7 +173,8 @@ func listenUnix(path, group string) (net.Listener, uint32, error) {
 	// The name that the listener would unlink is not the one it ends up with.
 	lis.SetUnlinkOnClose(false)
 	err = os.Chmod(tmp, 0o660)
-	if err == nil && group != "" {
+	if err == nil && gid != os.Getegid() {
+		// Needs CAP_CHOWN; under systemd give the unit Group= instead, and the daemon's own group is the right one.
 		err = os.Chown(tmp, -1, gid)
 	}
 	if err == nil {

@@ -14,8 +14,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -298,7 +300,25 @@ func write(t *testing.T, path string, data []byte) {
 	}
 }
 
-// Mistakes in the files show when the daemon starts, and nothing is served then.
+// logText is a log that is read while it is written.
+type logText struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logText) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+// Mistakes in the files are told when the daemon starts; the unix socket is served all the same, TCP is not.
 func TestTLSFilesRefused(t *testing.T) {
 	dir := t.TempDir()
 	ca := apitest.NewAuthority(t)
@@ -323,16 +343,26 @@ func TestTLSFilesRefused(t *testing.T) {
 		cfg := good
 		change(&cfg)
 		socket := filepath.Join(t.TempDir(), "fabric.sock")
-		svc := api.New(api.Config{Gateway: &apitest.Gateway{}, Store: apitest.Store(t), Log: slog.New(slog.DiscardHandler)})
-		err := svc.Serve(testContext(t), api.Listen{Socket: socket, TCP: &cfg})
-		if err == nil || !strings.Contains(err.Error(), name) {
-			t.Errorf("%s: error %v", name, err)
+		var log logText
+		svc := api.New(api.Config{Gateway: &apitest.Gateway{}, Store: apitest.Store(t), Log: slog.New(slog.NewTextHandler(&log, nil))})
+		ctx, cancel := context.WithCancel(testContext(t))
+		done := make(chan error, 1)
+		go func() { done <- svc.Serve(ctx, api.Listen{Socket: socket, TCP: &cfg}) }()
+		for ctx.Err() == nil && !strings.Contains(log.String(), name) {
+			time.Sleep(5 * time.Millisecond)
 		}
-		if err != nil && strings.Contains(err.Error(), string(secret)) {
-			t.Errorf("%s: the error prints the key", name)
+		if !strings.Contains(log.String(), name) {
+			t.Errorf("%s is not told: %s", name, log.String())
 		}
-		if _, err := os.Stat(socket); err == nil {
-			t.Errorf("%s: the socket is there all the same", name)
+		if strings.Contains(log.String(), string(secret)) {
+			t.Errorf("%s: the log prints the key", name)
+		}
+		if _, err := os.Stat(socket); err != nil {
+			t.Errorf("%s: the unix socket is not served: %v", name, err)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

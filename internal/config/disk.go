@@ -1,7 +1,9 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -93,6 +95,19 @@ func (k disk) syncFolder(path string) error {
 	}
 	defer f.Close()
 	return f.Sync()
+}
+
+// Lock takes a state folder that no Store has open, so that none opens it until unlock is called. A folder that does not
+// exist needs no lock.
+func Lock(folder string) (unlock func(), err error) {
+	f, err := lock(folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return func() {}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return func() { _ = f.Close() }, nil
 }
 
 // lock takes the state folder for this process until the returned file is closed.

@@ -25,7 +25,9 @@ var ErrStale = errors.New("the intent has changed since; propose again")
 type Store struct {
 	file string
 	now  func() time.Time
-	lock *os.File
+	// check has the last word on a document read from the file.
+	check func(*Document) error
+	lock  *os.File
 
 	current atomic.Pointer[Generation]
 
@@ -40,6 +42,10 @@ type Option func(*Store)
 
 // WithClock sets where the times of generations come from; time.Now otherwise.
 func WithClock(now func() time.Time) Option { return func(s *Store) { s.now = now } }
+
+// WithCheck sets what must be true of a document beyond its being valid, before it is taken from the file: that it compiles
+// on this host. A document that fails is kept out like an invalid one.
+func WithCheck(check func(*Document) error) Option { return func(s *Store) { s.check = check } }
 
 // Open takes a state folder for a gateway and reads the file. A second daemon on the folder is refused. Without an
 // earlier generation the file must be good, and the error is of type Problems where it is not; with one, that stays in
@@ -129,6 +135,11 @@ func (s *Store) Reload() (bool, error) {
 	d, kept, conflicts := replay(base, s.archive.gateway, mutations)
 	if len(conflicts) > 0 {
 		return false, s.degrade(&ConflictError{s.file, conflicts})
+	}
+	if s.check != nil {
+		if err := s.check(d); err != nil {
+			return false, s.degrade(err)
+		}
 	}
 	g.Document, g.Mutations = d, kept
 	if err := s.commit(g, data); err != nil {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -397,5 +398,34 @@ func TestStoreDiff(t *testing.T) {
 	os.Remove(w.file)
 	if _, err := s.Diff(0, 0); err == nil {
 		t.Error("diff with no file")
+	}
+}
+
+// A document that is valid but does not compile on this host is kept out like an invalid one, at start and later.
+func TestCheckKeepsOut(t *testing.T) {
+	dir, file := t.TempDir(), filepath.Join(t.TempDir(), "fabric.yaml")
+	if err := os.WriteFile(file, []byte(example(t)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refuse := errors.New("two VRFs share a route distinguisher")
+	bad := WithCheck(func(*Document) error { return refuse })
+	if s, err := Open(dir, file, "sz-1-gw", bad); !errors.Is(err, refuse) {
+		t.Fatalf("opened %v, error %v", s, err)
+	}
+	var verdict error
+	s, err := Open(dir, file, "sz-1-gw", WithCheck(func(*Document) error { return verdict }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	verdict = refuse
+	if err := os.WriteFile(file, []byte(strings.Replace(example(t), "name: demo", "name: other", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if changed, err := s.Reload(); changed || !errors.Is(err, refuse) {
+		t.Errorf("reload: %v, %v", changed, err)
+	}
+	if s.Current().Number != 1 || !slices.Contains(s.Conflicts(), refuse.Error()) {
+		t.Errorf("generation %d, conflicts %q", s.Current().Number, s.Conflicts())
 	}
 }
