@@ -24,10 +24,7 @@ func (m *Member) Route(c rib.Choice, lookup Resolver) (key kernel.RouteKey, r ke
 	if c.Best == nil {
 		return key, r, false, nil
 	}
-	r = kernel.Route{Protocol: kernel.Protocol, Src: m.Source4}
-	if c.Key.Prefix.Addr().Is6() {
-		r.Src = m.Source6
-	}
+	r = kernel.Route{Protocol: kernel.Protocol}
 	nh := c.Best.Attrs.NextHop
 	switch c.Best.Key.Source.Kind {
 	case rib.Connected:
@@ -40,6 +37,7 @@ func (m *Member) Route(c rib.Choice, lookup Resolver) (key kernel.RouteKey, r ke
 				c.Key.Prefix, c.Best.Key.Source.Name, c.Best.Attrs.VNI, m.Name, m.VNI)
 		}
 		r.NextHopID = overlay.NextHopID(m.VNI, nh)
+		r.Src = m.source(c.Key.Prefix.Addr()) // the VXLAN device has no address to speak from
 		return key, r, true, nil
 	case rib.Static:
 		if !nh.IsValid() {
@@ -59,7 +57,27 @@ func (m *Member) Route(c rib.Choice, lookup Resolver) (key kernel.RouteKey, r ke
 			return key, r, false, fmt.Errorf("%s: %w", c.Key.Prefix, err)
 		}
 	}
+	if !m.numbered(r.Device, c.Key.Prefix.Addr()) {
+		r.Src = m.source(c.Key.Prefix.Addr())
+	}
 	return key, r, true, nil
+}
+
+// source is the gateway's own address of a's family.
+func (m *Member) source(a netip.Addr) netip.Addr {
+	if a.Is6() {
+		return m.Source6
+	}
+	return m.Source4
+}
+
+// numbered says whether a device has an address of a's family that others can answer. The kernel then chooses it by itself, and
+// a route that names no source is not lost with the interface that has it. Without one the kernel would take any address of the
+// host, also another VRF's.
+func (m *Member) numbered(device string, a netip.Addr) bool {
+	return slices.ContainsFunc(m.Connected, func(c Connected) bool {
+		return c.Device == device && c.Prefix.Addr().Is6() == a.Is6() && !c.Prefix.Addr().IsLinkLocalUnicast()
+	})
 }
 
 // resolve finds the device of a next hop: on a connected network, or through a route to it (X7: peers between

@@ -10,6 +10,8 @@ import (
 	"fabric/bgp/rib"
 	"fabric/internal/config"
 	"fabric/internal/kernel"
+	"fabric/internal/kernel/kerneltest"
+	"fabric/internal/reconcile"
 	"fabric/overlay"
 	"fabric/vrf"
 )
@@ -23,7 +25,7 @@ func member() *vrf.Member {
 		Connected: []vrf.Connected{
 			{Prefix: prefix("10.1.0.0/16"), Device: "eth1"}, {Prefix: prefix("10.1.2.0/24"), Device: "eth2"},
 			{Prefix: prefix("fd00:1::/64"), Device: "eth1"}, {Prefix: prefix("10.5.0.1/32"), Device: "eth1"},
-			{Prefix: prefix("10.9.0.1/32")},
+			{Prefix: prefix("10.9.0.1/32")}, {Prefix: prefix("169.254.1.0/30"), Device: "eth4"},
 		},
 	}
 }
@@ -84,29 +86,30 @@ func TestRoute(t *testing.T) {
 		{name: "connected", choice: "connected 10.1.0.0/16 dev eth1", want: ""},
 		{name: "loopback", choice: "connected 10.9.0.1/32", want: ""},
 		{name: "static that is only announced", choice: "static 172.20.0.0/16", want: ""},
-		{name: "static on a connected network", choice: "static 172.20.0.0/16 via 10.1.0.9", want: "via 10.1.0.9 dev eth1 src 10.1.0.1 proto 201"},
-		{name: "static with its device", choice: "static 172.20.0.0/16 via 10.1.0.9 dev eth1", want: "via 10.1.0.9 dev eth1 src 10.1.0.1 proto 201"},
-		{name: "static off the network, with its device", choice: "static 10.7.0.1/32 via 10.7.0.1 dev eth1", want: "via 10.7.0.1 dev eth1 onlink src 10.1.0.1 proto 201"},
+		{name: "static on a connected network", choice: "static 172.20.0.0/16 via 10.1.0.9", want: "via 10.1.0.9 dev eth1 proto 201"},
+		{name: "static with its device", choice: "static 172.20.0.0/16 via 10.1.0.9 dev eth1", want: "via 10.1.0.9 dev eth1 proto 201"},
+		{name: "static off the network, with its device", choice: "static 10.7.0.1/32 via 10.7.0.1 dev eth1", want: "via 10.7.0.1 dev eth1 onlink proto 201"},
 		{name: "connected, but to another device", choice: "static 10.7.0.1/32 via 10.1.2.9 dev eth3", want: "via 10.1.2.9 dev eth3 onlink src 10.1.0.1 proto 201"},
-		{name: "IPv4 link-local is on no network by itself", choice: "static 10.7.0.0/16 via 169.254.0.1 dev eth1", want: "via 169.254.0.1 dev eth1 onlink src 10.1.0.1 proto 201"},
-		{name: "IPv4 over an IPv6 next hop", choice: "peer 172.20.0.0/16 via fe80::9 dev eth1", want: "via fe80::9 dev eth1 src 10.1.0.1 proto 201"},
-		{name: "peer", choice: "peer 172.20.0.0/16 via 10.1.0.9", want: "via 10.1.0.9 dev eth1 src 10.1.0.1 proto 201"},
-		{name: "peer, IPv6", choice: "peer fd00:20::/48 via fd00:1::9", want: "via fd00:1::9 dev eth1 src fd00:1::1 proto 201"},
+		{name: "IPv4 link-local is on no network by itself", choice: "static 10.7.0.0/16 via 169.254.0.1 dev eth1", want: "via 169.254.0.1 dev eth1 onlink proto 201"},
+		{name: "IPv4 over an IPv6 next hop", choice: "peer 172.20.0.0/16 via fe80::9 dev eth1", want: "via fe80::9 dev eth1 proto 201"},
+		{name: "peer", choice: "peer 172.20.0.0/16 via 10.1.0.9", want: "via 10.1.0.9 dev eth1 proto 201"},
+		{name: "peer on a device with a link-local address alone", choice: "peer 172.20.0.0/16 via 169.254.1.2", want: "via 169.254.1.2 dev eth4 src 10.1.0.1 proto 201"},
+		{name: "peer, IPv6", choice: "peer fd00:20::/48 via fd00:1::9", want: "via fd00:1::9 dev eth1 proto 201"},
 		{name: "peer, link-local with device", choice: "peer fd00:20::/48 via fe80::9 dev eth2", want: "via fe80::9 dev eth2 src fd00:1::1 proto 201"},
 		{name: "peer, link-local with zone", choice: "peer fd00:20::/48 via fe80::9%eth2", want: "via fe80::9 dev eth2 src fd00:1::1 proto 201"},
 		{name: "peer, link-local with both", choice: "peer fd00:20::/48 via fe80::9%eth2 dev eth2", want: "via fe80::9 dev eth2 src fd00:1::1 proto 201"},
 		{name: "peer, link-local on no device", choice: "peer fd00:20::/48 via fe80::9", want: "error: fd00:20::/48: no route to next hop fe80::9 in VRF A"},
-		{name: "the longer of two networks", choice: "peer 172.20.0.0/16 via 10.1.2.9", want: "via 10.1.2.9 dev eth2 src 10.1.0.1 proto 201"},
+		{name: "the longer of two networks", choice: "peer 172.20.0.0/16 via 10.1.2.9", want: "via 10.1.2.9 dev eth2 proto 201"},
 		{name: "no route to the next hop", choice: "peer 172.20.0.0/16 via 10.7.0.1", want: "error: 172.20.0.0/16: no route to next hop 10.7.0.1 in VRF A"},
 		{name: "a single address is no network", choice: "peer 172.20.0.0/16 via 10.5.0.1", want: "error: 172.20.0.0/16: no route to next hop 10.5.0.1 in VRF A"},
 		{name: "peer's loopback by a static host route (X7)", choice: "peer 172.20.0.0/16 via 10.7.0.1", others: []string{"static 10.7.0.1/32 via 10.1.0.9 dev eth1"},
-			want: "via 10.1.0.9 dev eth1 src 10.1.0.1 proto 201"},
+			want: "via 10.1.0.9 dev eth1 proto 201"},
 		{name: "peer's loopback on the link itself (X7)", choice: "peer 172.20.0.0/16 via 10.7.0.1", others: []string{"static 10.7.0.1/32 via 10.7.0.1 dev eth1"},
-			want: "via 10.7.0.1 dev eth1 onlink src 10.1.0.1 proto 201"},
+			want: "via 10.7.0.1 dev eth1 onlink proto 201"},
 		{name: "peer's loopback by a link-local next hop", choice: "peer fd00:20::/48 via fd00:7::1", others: []string{"peer fd00:7::1/128 via fe80::9%eth2"},
 			want: "via fe80::9 dev eth2 src fd00:1::1 proto 201"},
 		{name: "through two routes", choice: "peer 172.20.0.0/16 via 10.7.0.1", others: []string{"peer 10.7.0.0/16 via 10.8.0.1", "static 10.8.0.0/16 via 10.1.2.9"},
-			want: "via 10.1.2.9 dev eth2 src 10.1.0.1 proto 201"},
+			want: "via 10.1.2.9 dev eth2 proto 201"},
 		{name: "behind another gateway", choice: "static 172.20.0.0/16 via 10.7.0.1", others: []string{"fabric 10.7.0.0/16 via 10.255.0.2 vni 1000"},
 			want: "error: 172.20.0.0/16: next hop 10.7.0.1 in VRF A lies behind another gateway (far)"},
 		{name: "our own loopback", choice: "static 172.20.0.0/16 via 10.9.0.1", others: []string{"connected 10.9.0.1/32"},
@@ -133,6 +136,50 @@ func TestRoute(t *testing.T) {
 				t.Errorf("key is %s, want %s", key, want)
 			}
 		})
+	}
+}
+
+// TestAbsentInterface: an interface of the VRF that is not there costs the routes through it and no others.
+func TestAbsentInterface(t *testing.T) {
+	h := compile(t, v4(`[{vrf: A, loopbacks: [10.9.0.1/32, "fd00:9::1/128"], interfaces: [
+            {name: absent, addresses: [10.1.0.1/24, "fd00:1::1/64"]}, {name: eth2, addresses: [10.2.0.1/24, "fd00:2::1/64"]}]}]`), vrf.Rules)
+	k := kerneltest.New()
+	if err := k.AddDevice("eth2"); err != nil {
+		t.Fatal(err)
+	}
+	for key, a := range h.Addresses {
+		err := k.Addresses(kernel.Protocol).Apply(t.Context(), []reconcile.Op[kernel.AddressKey, kernel.Address]{{Kind: reconcile.Create, Key: key, New: a}})[0]
+		if (err != nil) != (key.Device == "absent") {
+			t.Fatalf("%s: %v", key, err)
+		}
+	}
+	routes := func(key kernel.RouteKey, r kernel.Route) error {
+		return k.Routes(kernel.Protocol).Apply(t.Context(), []reconcile.Op[kernel.RouteKey, kernel.Route]{{Kind: reconcile.Create, Key: key, New: r}})[0]
+	}
+	for _, key := range reconcile.Keys(h.Routes) {
+		if err := routes(key, h.Routes[key]); (err != nil) != (h.Routes[key].Device == "absent") {
+			t.Errorf("%s %s: %v", key, h.Routes[key], err)
+		}
+	}
+	vtep := netip.MustParseAddr("10.255.0.2")
+	err := k.NextHops(kernel.ProtocolLinks).Apply(t.Context(), []reconcile.Op[uint32, kernel.NextHop]{
+		{Kind: reconcile.Create, Key: overlay.NextHopID(1000, vtep), New: kernel.NextHop{Device: "eth2", Gateway: overlay.VTEPGateway(vtep), OnLink: true}}})[0]
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, taken := range map[string]bool{
+		"fabric 172.20.0.0/16 via 10.255.0.2 vni 1000": true, "fabric fd00:20::/48 via 10.255.0.2 vni 1000": true,
+		"peer 172.21.0.0/16 via 10.2.0.9": true, "peer fd00:21::/48 via fd00:2::9": true,
+		"static 172.22.0.0/16 via 10.7.0.1 dev eth2": true, "static fd00:22::/48 via fd00:2::9": true,
+		"peer 172.23.0.0/16 via 10.1.0.9": false, "static fd00:23::/48 via fd00:1::9": false,
+	} {
+		key, r, ok, err := h.VRFs[0].Route(choice(t, text), table(t))
+		if !ok || err != nil {
+			t.Errorf("%s: %t, %v", text, ok, err)
+		}
+		if err := routes(key, r); (err == nil) != taken {
+			t.Errorf("%s: %s: %v, want it taken: %t", text, r, err, taken)
+		}
 	}
 }
 
@@ -193,11 +240,11 @@ func TestPaths(t *testing.T) {
 		return lines
 	}
 	want := []string{
+		"connected 10.9.0.1/32",
+		"connected 10.9.0.2/32 local",
 		// Connected beats static, so it carries what the prefix says.
 		"connected 10.1.0.0/24 dev eth1 64512:5 64512:7",
 		"connected 10.2.0.0/24 dev eth1 local",
-		"connected 10.9.0.1/32",
-		"connected 10.9.0.2/32 local",
 		"static 10.1.0.0/24 64512:5 64512:7",
 		"static 10.9.0.2/32 local",
 		"static 172.20.0.0/16 via 10.1.0.9 dev eth1",

@@ -53,7 +53,8 @@ type Member struct {
 	VXLAN string
 	// Interfaces are the member devices of the intent.
 	Interfaces []string
-	// Source4 and Source6 are the addresses the gateway itself speaks from in this VRF; zero where it has none.
+	// Source4 and Source6 are the addresses the gateway itself speaks from in this VRF, loopbacks where there are any; zero
+	// where it has none.
 	Source4, Source6 netip.Addr
 	// Connected are the networks on the members, with their devices; loopbacks have device "". Link-local IPv6 networks are
 	// not among them: every member has the same one.
@@ -151,11 +152,12 @@ func (c *compiler) vrf(gv *config.GatewayVRF) error {
 		}
 	}
 	c.vxlan(&m)
-	for i := range gv.Interfaces {
-		c.member(&m, &gv.Interfaces[i])
-	}
+	// Loopbacks first: what the gateway speaks from should not go with an interface.
 	for _, p := range gv.Loopbacks {
 		c.loopback(&m, p)
+	}
+	for i := range gv.Interfaces {
+		c.member(&m, &gv.Interfaces[i])
 	}
 	if !m.IsMain() {
 		c.backstop(&m)

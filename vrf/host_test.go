@@ -87,7 +87,7 @@ func listing(h *vrf.Host) (lines []string) {
 	f := h.Filter
 	add("filter %s mss %d %d on %s", f.Comment, f.MSS4, f.MSS6, f.ClampDevices)
 	add("filter udp dport %d only on %s", f.VXLANPort, f.VXLANDevices)
-	add("filter marks %q guards %q", f.Marks, f.Guards)
+	add("filter marks %q", f.Marks)
 	return lines
 }
 
@@ -160,14 +160,14 @@ func TestCompileCases(t *testing.T) {
 	}{
 		{
 			name: "no VRFs", document: v4("[]"), backend: vrf.Rules,
-			has:   []string{"tables []", "sysctl net.ipv4.ip_forward=1", "filter fabric:gw mss 1300 1300 on fxw*", `filter marks "" guards ""`},
+			has:   []string{"tables []", "sysctl net.ipv4.ip_forward=1", "filter fabric:gw mss 1300 1300 on fxw*", `filter marks ""`},
 			lacks: []string{"rule *", "route *", "link *", "sysctl net.ipv4.fwmark_reflect*", "sysctl net.ipv4.conf.all.rp_filter*"},
 		},
 		{
 			name: "the main table alone needs neither rules nor marks", backend: vrf.Rules,
 			document: v4(`[{vrf: default, interfaces: [{name: eth1, addresses: [10.1.0.1/24, "fd00:1::1/64"]}], loopbacks: [10.9.0.1/32]}]`),
 			has: []string{
-				`vrf default table 254 vni 999 device "" vxlan fxv999 interfaces [eth1] src 10.1.0.1 fd00:1::1`,
+				`vrf default table 254 vni 999 device "" vxlan fxv999 interfaces [eth1] src 10.9.0.1 fd00:1::1`,
 				`vrf default connected 10.1.0.0/24 dev "eth1"`, `vrf default connected 10.9.0.1/32 dev ""`,
 				"tables []", "addr 10.1.0.1/24 dev eth1", "addr fd00:1::1/64 dev eth1 nodad", "addr 10.9.0.1/32 dev lo",
 				`link fxv999 type vxlan id 999 local 10.255.0.1 dstport 4789 mtu 1370 *`,
@@ -189,7 +189,7 @@ func TestCompileCases(t *testing.T) {
 				"rule 108: from all to 10.9.0.1/32 unreachable", "rule 108: from all to 10.9.1.1/32 unreachable",
 				"route 10.9.0.1/32 table 200 metric 1: local dev lo scope host proto 201",
 				"route 10.9.0.1/32 table 4000000000 metric 1: local dev lo scope host proto 201",
-				`filter marks "fxv1000=200,fxv1001=4000000000" guards ""`,
+				`filter marks "fxv1000=200,fxv1001=4000000000"`,
 				"rule -6 104: from all fwmark 0xee6b2800/0xffffffff lookup 4000000000",
 			},
 			lacks: []string{"rule 106: from 10.9.0.1*", "rule 107: from 10.9.0.1*"},
@@ -228,7 +228,7 @@ func TestCompileCases(t *testing.T) {
 			has: []string{
 				"port eth0.100 master \"\" mtu 1400", "sysctl net.ipv4.conf.eth0/100.rp_filter=0", "sysctl net.ipv4.conf.eth0/100.accept_local=1",
 				"sysctl net.ipv6.conf.eth0/100.keep_addr_on_down=1", "rule 100: from all iif eth0.100 lookup 200", "rule 101: from all iif eth0.100 unreachable",
-				`filter marks "eth0.100=200,fxv1000=200" guards ""`,
+				`filter marks "eth0.100=200,fxv1000=200"`,
 			},
 			lacks: []string{"route 10.1.0.1/32 table 200 metric 1: dev*"},
 		},

@@ -64,6 +64,10 @@ func (c *compiler) rules() {
 	s["net.ipv4.fwmark_reflect"] = "1"
 	s["net.ipv6.fwmark_reflect"] = "1"
 	s["net.ipv4.tcp_fwmark_accept"] = "1"
+	// Without VRF devices the BGP servers listen on every address of their VRF by name. One that is not there yet, or not any
+	// more, must not keep a server from listening on the others, nor the fabric's from the VTEP.
+	s["net.ipv4.ip_nonlocal_bind"] = "1"
+	s["net.ipv6.ip_nonlocal_bind"] = "1"
 	// The larger of "all" and the device's counts.
 	s["net.ipv4.conf.all.rp_filter"] = "0"
 }

@@ -23,11 +23,15 @@ import (
 	"fabric/cloud/alibaba"
 	"fabric/internal/api"
 	"fabric/internal/config"
+	"fabric/internal/kernel"
 	"fabric/internal/kernel/linux"
 	"fabric/internal/site"
 	"fabric/internal/version"
 	"fabric/overlay/links"
 )
+
+// metricsRetry is the time between attempts to listen for metrics.
+const metricsRetry = 5 * time.Second
 
 // runSite runs the daemon.
 func runSite(ctx context.Context, o options) error {
@@ -39,16 +43,20 @@ func runSite(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	store, err := config.Open(o.stateDir, o.config, gateway)
-	if err != nil {
+	if err := needNetAdmin(); err != nil {
 		return err
 	}
-	defer store.Close()
 	host, err := linux.Open(log)
 	if err != nil {
 		return err
 	}
 	defer host.Close()
+	store, err := config.Open(o.stateDir, o.config, gateway,
+		config.WithCheck(func(d *config.Document) error { return site.Check(d, gateway, host.Features()) }))
+	if err != nil {
+		return err
+	}
+	defer store.Close()
 	client, err := links.Dial(o.links)
 	if err != nil {
 		return err
@@ -68,20 +76,22 @@ func runSite(ctx context.Context, o options) error {
 	_, gw, _ := store.Current().Document.Find(gateway)
 
 	g, ctx := errgroup.WithContext(ctx)
+	stop := context.AfterFunc(ctx, func() { notify(daemon.SdNotifyStopping) })
+	defer stop()
 	g.Go(func() error { return s.Run(ctx) })
 	g.Go(func() error { return service.Serve(ctx, api.Listen{Socket: o.socket, Group: o.group, TCP: gw.API}) })
-	g.Go(func() error { return reloadOnHangup(ctx, store, log.Error) })
+	g.Go(func() error {
+		return reloadOnHangup(ctx, store, func() bool { return s.Snapshot().Site.Ready }, log.Error)
+	})
 	g.Go(func() error { return watchdog(ctx, s) })
 	address := o.metrics
 	if address == "" && gw.Metrics.IsValid() {
 		address = gw.Metrics.String()
 	}
 	if address != "" {
-		g.Go(func() error { return serveMetrics(ctx, address, registry) })
+		g.Go(func() error { return serveMetrics(ctx, address, registry, log) })
 	}
-	err = g.Wait()
-	notify(daemon.SdNotifyStopping)
-	return err
+	return g.Wait()
 }
 
 // openCloud picks the vendor that speaks to a site's cloud.
@@ -119,7 +129,7 @@ func watchdog(ctx context.Context, s *site.Site) error {
 }
 
 // reloadOnHangup reads the document again on SIGHUP; a bad one changes nothing and is told.
-func reloadOnHangup(ctx context.Context, store *config.Store, tell func(string, ...any)) error {
+func reloadOnHangup(ctx context.Context, store *config.Store, ready func() bool, tell func(string, ...any)) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
@@ -132,15 +142,27 @@ func reloadOnHangup(ctx context.Context, store *config.Store, tell func(string, 
 			if _, err := store.Reload(); err != nil {
 				tell("the document was not taken; the one before stays in force", "err", err)
 			}
-			notify(daemon.SdNotifyReady)
+			if ready() {
+				notify(daemon.SdNotifyReady)
+			}
 		}
 	}
 }
 
-func serveMetrics(ctx context.Context, address string, registry *prometheus.Registry) error {
-	lis, err := net.Listen("tcp", address)
-	if err != nil {
-		return fmt.Errorf("metrics: %w", err)
+// serveMetrics serves until ctx ends. An address that cannot be had is no reason to stop routing: it is tried again.
+func serveMetrics(ctx context.Context, address string, registry *prometheus.Registry, log *slog.Logger) error {
+	var lc net.ListenConfig
+	lis, err := lc.Listen(ctx, "tcp", address)
+	for told := false; err != nil; lis, err = lc.Listen(ctx, "tcp", address) {
+		if !told {
+			told = true
+			log.Error("metrics are not served; trying on", "listen", address, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(metricsRetry):
+		}
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
@@ -170,10 +192,21 @@ func checkConfig(w io.Writer, file, gateway string) error {
 	if err != nil {
 		return err
 	}
-	if gateway != "" {
-		if _, _, ok := doc.Find(gateway); !ok {
-			return fmt.Errorf("%s: gateway %q is not in the document", file, gateway)
+	for _, s := range doc.Sites {
+		for _, g := range s.Gateways {
+			if gateway != "" && gateway != g.Name {
+				continue
+			}
+			// For either kind of host: which one the gateway is, is not known here.
+			for _, f := range []kernel.Features{{VRF: true}, {}} {
+				if err := site.Check(doc, g.Name, f); err != nil {
+					return fmt.Errorf("%s: gateway %s: %w", file, g.Name, err)
+				}
+			}
 		}
+	}
+	if _, _, ok := doc.Find(gateway); gateway != "" && !ok {
+		return fmt.Errorf("%s: gateway %q is not in the document", file, gateway)
 	}
 	_, err = fmt.Fprintf(w, "%s: ok\n", file)
 	return err
@@ -185,12 +218,22 @@ func runCleanup(ctx context.Context, w io.Writer, o options) error {
 	if err != nil {
 		return err
 	}
+	if err := needNetAdmin(); err != nil {
+		return err
+	}
+	// Held by a daemon that runs: cleaning up under it would only make it build everything again.
+	unlock, err := config.Lock(o.stateDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	host, err := linux.Open(log)
 	if err != nil {
 		return err
 	}
 	defer host.Close()
 	n, err := site.Cleanup(ctx, host)
+	err = errors.Join(err, site.ForgetCheckpoint(o.stateDir))
 	fmt.Fprintf(w, "removed %d objects\n", n)
 	return err
 }

@@ -33,6 +33,10 @@ type Host interface {
 	// MoveLocalRule moves the rule "from all lookup local" of both families to priority pref; it adds the new one before
 	// it deletes the old. A pref of 0 moves it back. Doing it twice changes nothing.
 	MoveLocalRule(ctx context.Context, pref uint32) error
+	// Strangers says, a sentence each, what in these tables is neither ours nor the kernel's own: at most MaxStrangers
+	// routes (of any type), how many more, and every VRF device of somebody else on one of the tables. It changes nothing.
+	// A sentence names the object and its owner. It reads the tables whole.
+	Strangers(ctx context.Context, tables []uint32) ([]string, error)
 	// Watch calls wake whenever somebody else changed the kernel, until ctx ends; it returns nil then. A wake carries
 	// no more than which kinds of objects to look at; lost events (ENOBUFS) wake all.
 	Watch(ctx context.Context, wake func(Changed)) error
@@ -49,6 +53,9 @@ const (
 	ChangedRules
 	ChangedNextHops
 	ChangedNeighbours
+	// ChangedFilters is a change of any nft table.
+	ChangedFilters
 	// ChangedAll is everything: events were lost.
-	ChangedAll = ChangedLinks | ChangedAddresses | ChangedRoutes | ChangedRules | ChangedNextHops | ChangedNeighbours
+	ChangedAll = ChangedLinks | ChangedAddresses | ChangedRoutes | ChangedRules | ChangedNextHops | ChangedNeighbours |
+		ChangedFilters
 )

@@ -288,7 +288,4 @@ type Filter struct {
 	// Marks are "device=mark" entries, sorted, comma-joined: in prerouting, packets that come in on device get the mark
 	// (rules mode). mark is decimal.
 	Marks string
-	// Guards are "device=address" entries, sorted, comma-joined: packets to address that come in on any device not listed
-	// for that address are dropped (a VRF's own addresses answer only within the VRF).
-	Guards string
 }

@@ -28,6 +28,7 @@ var mayImport = map[string][]string{
 	"policy":                {"bgp/rib", "internal/config"},
 	"vrf":                   {"bgp/rib", "internal/config", "internal/kernel", "overlay", "policy"},
 	"overlay":               {"internal/config", "internal/kernel"},
+	"overlay/bfd":           {},
 	"overlay/links":         {"internal/kernel", "internal/kernel/linux", "internal/reconcile", "internal/version", "overlay", "proto/links/v1"},
 	"cloud":                 {"bgp/rib", "internal/config", "internal/reconcile", "policy"},
 	"cloud/alibaba":         {"cloud", "internal/config", "internal/reconcile"},

@@ -473,7 +473,7 @@ func (l *Loop[K, V]) hold(ops []Op[K, V], full bool) (allowed []Op[K, V], held i
 	return ops[:len(ops)-n], n // deletes are last
 }
 
-// Status returns what is known of every object wanted or there. For large tables see Object and Walk.
+// Status returns what is known of every object wanted or there. For one object of a large table see Object.
 func (l *Loop[K, V]) Status() map[K]Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -492,17 +492,6 @@ func (l *Loop[K, V]) Object(k K) (s Status, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.t.status(k), l.t.relevant(k)
-}
-
-// Failures returns the objects that could not be made as wanted.
-func (l *Loop[K, V]) Failures() map[K]Status {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	all := make(map[K]Status, len(l.t.failed))
-	for k := range l.t.failed {
-		all[k] = l.t.status(k)
-	}
-	return all
 }
 
 // Summary returns the state of the loop in a few numbers; it is cheap.

@@ -315,9 +315,6 @@ func TestForeign(t *testing.T) {
 	if s["a"].Synced || !strings.Contains(s["a"].Err, "is not ours (them): left untouched; ask") || !s["b"].Synced {
 		t.Errorf("status %+v", s)
 	}
-	if f := l.Failures(); len(f) != 1 || f["a"].Err == "" {
-		t.Errorf("failures %+v", f)
-	}
 	if s := l.Summary(); s.Failed != 1 || s.Foreign != 1 || s.Synced != 1 || s.Wanted != 2 || s.InSync {
 		t.Errorf("summary %+v", s)
 	}
@@ -416,7 +413,7 @@ func TestRun(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- l.Run(ctx) }()
-	waitFor(t, "a failure", func() bool { return l.Failures()["a"].Err == "busy" })
+	waitFor(t, "a failure", func() bool { return l.Status()["a"].Err == "busy" })
 	same(t, "the rest was done", w.holds(), "")
 	w.mu.Lock()
 	delete(w.fail, "a")
@@ -437,7 +434,7 @@ func TestRun(t *testing.T) {
 	w.mu.Unlock()
 	wish.set("a=1", "b=3")
 	l.Patch(map[string]string{"b": "3"})
-	waitFor(t, "a failure", func() bool { return l.Failures()["b"].Err == "busy" })
+	waitFor(t, "a failure", func() bool { return l.Status()["b"].Err == "busy" })
 	w.mu.Lock()
 	delete(w.fail, "b")
 	w.mu.Unlock()
@@ -562,7 +559,7 @@ func TestRandom(t *testing.T) {
 		want := maps.Clone(wish.want)
 		for k, is := range theirs {
 			if is {
-				if _, clash := want[k]; clash != (err != nil && l.Failures()[k].Err != "") {
+				if _, clash := want[k]; clash != (err != nil && l.Status()[k].Err != "") {
 					rt.Errorf("%s is theirs, wanted %v, error %v", k, clash, err)
 				}
 				want[k] = "theirs"

@@ -27,7 +27,6 @@ type checkpoint struct {
 	// BootID ties the file to this boot: after another one the kernel holds none of our routes.
 	BootID  string
 	Gateway string
-	Saved   time.Time
 	Paths   []rib.Path
 }
 
@@ -39,29 +38,44 @@ func bootID() string {
 	return strings.TrimSpace(string(b))
 }
 
-// save writes the checkpoint beside the old one and renames it, so that a crash or a full disk leaves a whole one.
-func (c *checkpoint) save(dir string) (err error) {
-	f, err := os.CreateTemp(dir, checkpointFile+".*")
+// save writes the checkpoint beside the old one and renames it, so that a crash of ours or a full disk leaves a whole one.
+// A crash of the host needs no fsync: the file is of no use after another boot.
+func (c *checkpoint) save(dir string) error {
+	name := filepath.Join(dir, checkpointFile)
+	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("checkpoint: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("checkpoint: %w", err), f.Close(), os.Remove(f.Name()))
-		}
-	}()
-	if err = gob.NewEncoder(f).Encode(c); err != nil {
-		return err
+	err = errors.Join(gob.NewEncoder(f).Encode(c), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), name)
 	}
-	if err = f.Close(); err != nil {
-		return err
+	if err != nil {
+		return fmt.Errorf("checkpoint: %w", errors.Join(err, os.Remove(f.Name())))
 	}
-	return os.Rename(f.Name(), filepath.Join(dir, checkpointFile))
+	return nil
 }
 
-// loadCheckpoint returns the paths of this boot's checkpoint, marked stale; none when there is no such checkpoint. An
-// unreadable file is reported and otherwise treated as absent: starting cold is always right, only slower.
-func loadCheckpoint(dir, gateway string) ([]rib.Path, error) {
+// ForgetCheckpoint removes the checkpoint of a state folder. After Cleanup the kernel holds none of our routes, and the next
+// start must not tell neighbours that forwarding has survived.
+func ForgetCheckpoint(dir string) error {
+	err := os.Remove(filepath.Join(dir, checkpointFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// touchCheckpoint says that the checkpoint was true until now. Where that fails the next start may be cold, no more.
+func touchCheckpoint(dir string) {
+	now := time.Now()
+	_ = os.Chtimes(filepath.Join(dir, checkpointFile), now, now)
+}
+
+// loadCheckpoint returns the paths of this boot's checkpoint, marked stale; none when there is no such checkpoint, or when
+// we have been away for longer than maxAge: the neighbours have given us up by then. An unreadable file is reported and
+// otherwise treated as absent: starting cold is always right, only slower.
+func loadCheckpoint(dir, gateway string, maxAge time.Duration) ([]rib.Path, error) {
 	f, err := os.Open(filepath.Join(dir, checkpointFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -70,6 +84,9 @@ func loadCheckpoint(dir, gateway string) ([]rib.Path, error) {
 		return nil, fmt.Errorf("checkpoint: %w", err)
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || time.Since(info.ModTime()) > maxAge {
+		return nil, err
+	}
 	var c checkpoint
 	if err := gob.NewDecoder(f).Decode(&c); err != nil {
 		return nil, fmt.Errorf("checkpoint %s: %w", f.Name(), err)

@@ -11,7 +11,7 @@ import (
 // cloudWish is what the document asks of the VPC's tables, nil for a site outside a cloud.
 func (in *intent) cloudWish() (*cloud.Wish, error) {
 	c := in.site.Cloud
-	if c == nil {
+	if c == nil || !in.keepsCloud() {
 		return nil, nil
 	}
 	w := &cloud.Wish{
@@ -39,6 +39,18 @@ func (in *intent) cloudWish() (*cloud.Wish, error) {
 		}
 	}
 	return w, nil
+}
+
+// keepsCloud says whether this gateway writes its site's VPC tables: the first of the site's gateways that has the cloud's
+// VRF and is not drained does. A table takes one next hop for a prefix, so two writers would fight for ever.
+func (in *intent) keepsCloud() bool {
+	for i := range in.site.Gateways {
+		g := &in.site.Gateways[i]
+		if _, has := g.VRF(in.site.Cloud.VRF); has && !g.Drained {
+			return g.Name == in.gw.Name
+		}
+	}
+	return false
 }
 
 func (s *Site) cloudStatus() []CloudStatus {

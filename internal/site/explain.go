@@ -27,7 +27,12 @@ func (s *Site) Explain(vrf string, p netip.Prefix) (Explanation, error) {
 		}
 	}
 	c, ok := s.rib.Lookup(vrf, p)
-	if !ok || c.Best == nil {
+	if !ok {
+		for _, cand := range s.rib.Ranking(rib.Key{VRF: vrf, Prefix: p}) {
+			r := s.pathStatus(in, &cand.Path)
+			r.VRF = vrf
+			x.Candidates = append(x.Candidates, Candidate{Route: r, Why: "cannot be used: no " + string(cand.Lost)})
+		}
 		x.Lines = append(x.Lines, fmt.Sprintf("No route covers %s in VRF %s: the gateway answers unreachable.", p, vrf))
 		return x, nil
 	}
@@ -35,7 +40,6 @@ func (s *Site) Explain(vrf string, p netip.Prefix) (Explanation, error) {
 		x.Matched = c.Key.Prefix
 		x.Lines = append(x.Lines, fmt.Sprintf("%s is covered by %s.", p, c.Key.Prefix))
 	}
-	status := s.fib.loop.Status()
 	for i, cand := range s.rib.Ranking(c.Key) {
 		r := s.pathStatus(in, &cand.Path)
 		r.VRF = vrf
@@ -43,7 +47,7 @@ func (s *Site) Explain(vrf string, p netip.Prefix) (Explanation, error) {
 		if i > 0 || !cand.Usable {
 			why = "lost by " + string(cand.Lost)
 		} else {
-			r = s.routeStatus(in, c, status)
+			r = s.routeStatus(in, c)
 		}
 		x.Candidates = append(x.Candidates, Candidate{Route: r, Best: i == 0 && cand.Usable, Why: why})
 	}
@@ -55,7 +59,7 @@ func (s *Site) Explain(vrf string, p netip.Prefix) (Explanation, error) {
 func (s *Site) story(in *intent, c rib.Choice, candidates int) []string {
 	src := c.Best.Key.Source
 	lines := []string{fmt.Sprintf("Chosen among %d: the %s path of %s (%s).", candidates, src.Kind, fromName(in, c.Best), c.Reason)}
-	switch kernel := s.fib.state(in, c, s.fib.loop.Status()); kernel {
+	switch kernel := s.fib.state(in, c); kernel {
 	case "ok":
 		lines = append(lines, "The kernel's table holds it.")
 	case "-":

@@ -58,10 +58,12 @@ func (f *fib) wanted() (map[kernel.RouteKey]kernel.Route, bool) {
 	return maps.Clone(f.want), f.complete
 }
 
-// rebuild computes everything anew, after the intent changed.
-func (f *fib) rebuild(in *intent) {
+// rebuild computes everything anew, after the intent changed. Like take it reads the intent under the lock, so that the last
+// of them has seen the newest.
+func (f *fib) rebuild() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	in := f.site.intent.Load()
 	f.want = maps.Clone(in.host.Routes)
 	clear(f.recursive)
 	clear(f.failed)
@@ -114,7 +116,6 @@ func attached(m *vrf.Member, nh netip.Addr) bool {
 func (f *fib) take(b rib.Batch) delta {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	// Read under the lock: a rebuild for a newer intent comes after this, or has been.
 	in := f.site.intent.Load()
 	f.complete = f.complete || b.Complete
 	if b.Full {
@@ -136,7 +137,7 @@ func (f *fib) take(b rib.Batch) delta {
 		}
 		f.place(in, c, &d)
 	}
-	for k := range f.recursive {
+	for _, k := range slices.Collect(maps.Keys(f.recursive)) { // place changes the map
 		f.place(in, f.choices[k], &d)
 	}
 	return d
@@ -173,7 +174,7 @@ func (f *fib) isComplete() bool {
 }
 
 // state says what became of a choice in the kernel: "ok", "pending", "-" where the kernel needs no route, or an error.
-func (f *fib) state(in *intent, c rib.Choice, status map[kernel.RouteKey]reconcile.Status) string {
+func (f *fib) state(in *intent, c rib.Choice) string {
 	f.mu.Lock()
 	failed := f.failed[c.Key]
 	f.mu.Unlock()
@@ -191,7 +192,7 @@ func (f *fib) state(in *intent, c rib.Choice, status map[kernel.RouteKey]reconci
 	if !ok {
 		return "-"
 	}
-	switch st, known := status[key]; {
+	switch st, known := f.loop.Object(key); {
 	case !known:
 		return "pending"
 	case st.Err != "":

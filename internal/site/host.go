@@ -24,34 +24,45 @@ type stage struct {
 	plan func(context.Context, *intent) ([]string, error)
 }
 
+// stageRoutes is the stage between them, whose loop also runs by itself.
+const stageRoutes = "route"
+
 // hostStages are the stages before the routes and after them, in the order of their passing.
 //
 // The guard on VXLAN's port is first, so that nothing is ever sent in clear while the rest is being built; devices come
 // before what stands on them; rules come after routes, so that a VRF's table is never asked before its backstop is there.
 func (s *Site) hostStages() (before, after []stage) {
 	k := s.cfg.Kernel
-	cur := s.intent.Load
 	before = []stage{
-		newStage(s, "filter", k.Filters(filterTable), func(in *intent) map[string]kernel.Filter {
+		newStage(s, "filter", same(k.Filters(filterTable)), func(in *intent) map[string]kernel.Filter {
 			return map[string]kernel.Filter{filterTable: in.host.Filter}
 		}),
-		newStage(s, "link", k.Links(kernel.KindVRF, kernel.KindVXLAN), func(in *intent) map[string]kernel.Link { return in.host.Links }),
-		newStage(s, "port", k.Ports(func() []string { return keys(cur().host.Ports) }), func(in *intent) map[string]kernel.Port { return in.host.Ports }),
-		newStage(s, "sysctl", k.Sysctls(func() []string { return keys(cur().host.Sysctls) }), func(in *intent) map[string]string { return in.host.Sysctls }),
-		newStage(s, "address", k.Addresses(kernel.Protocol), func(in *intent) map[kernel.AddressKey]kernel.Address { return in.host.Addresses }),
-		newStage(s, "neighbour", k.Neighbours(), func(in *intent) map[kernel.NeighbourKey]kernel.Neighbour { return in.host.Neighbours }),
-		newStage(s, "forwarding entry", k.FDB(), func(in *intent) map[kernel.FDBKey]kernel.FDBEntry { return in.host.FDB }),
+		newStage(s, "link", same(k.Links(kernel.KindVRF, kernel.KindVXLAN)), func(in *intent) map[string]kernel.Link { return in.host.Links }),
+		newStage(s, "port", func(in func() *intent) kernel.Ports {
+			return k.Ports(func() []string { return keys(in().host.Ports) })
+		}, func(in *intent) map[string]kernel.Port { return in.host.Ports }),
+		newStage(s, "sysctl", func(in func() *intent) kernel.Sysctls {
+			return k.Sysctls(func() []string { return keys(in().host.Sysctls) })
+		}, func(in *intent) map[string]string { return in.host.Sysctls }),
+		newStage(s, "address", same(k.Addresses(kernel.Protocol)), func(in *intent) map[kernel.AddressKey]kernel.Address { return in.host.Addresses }),
+		newStage(s, "neighbour", same(k.Neighbours()), func(in *intent) map[kernel.NeighbourKey]kernel.Neighbour { return in.host.Neighbours }),
+		newStage(s, "forwarding entry", same(k.FDB()), func(in *intent) map[kernel.FDBKey]kernel.FDBEntry { return in.host.FDB }),
 	}
 	after = []stage{
-		newStage(s, "rule", k.Rules(kernel.Protocol), func(in *intent) map[kernel.RuleKey]kernel.Rule { return in.host.Rules }),
+		newStage(s, "rule", same(k.Rules(kernel.Protocol)), func(in *intent) map[kernel.RuleKey]kernel.Rule { return in.host.Rules }),
 	}
 	return before, after
 }
 
-func newStage[K comparable, V any](s *Site, name string, edge reconcile.Edge[K, V], want func(*intent) map[K]V) stage {
+// same is an edge that observes the same whatever is wanted.
+func same[K comparable, V any](e reconcile.Edge[K, V]) func(func() *intent) reconcile.Edge[K, V] {
+	return func(func() *intent) reconcile.Edge[K, V] { return e }
+}
+
+func newStage[K comparable, V any](s *Site, name string, edge func(func() *intent) reconcile.Edge[K, V], want func(*intent) map[K]V) stage {
 	towards := func(in func() *intent) *reconcile.Loop[K, V] {
 		return reconcile.NewLoop(reconcile.Config[K, V]{
-			Name: name, Edge: edge, Log: s.log,
+			Name: name, Edge: edge(in), Log: s.log,
 			// The loop keeps what it gets; an intent is shared.
 			Want: func() (map[K]V, bool) { return maps.Clone(want(in())), true },
 		})
@@ -72,9 +83,13 @@ func newStage[K comparable, V any](s *Site, name string, edge reconcile.Edge[K, 
 
 // runHost passes all stages whenever the intent or the host changed, and at intervals.
 func (s *Site) runHost(ctx context.Context) error {
-	delay := hostInterval
+	delay, slow := hostInterval, true
 	for {
 		gen := s.intent.Load().generation
+		if slow {
+			// It reads whole tables, so not on every event.
+			s.lookForStrangers(ctx)
+		}
 		err := s.passHost(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -84,7 +99,7 @@ func (s *Site) runHost(ctx context.Context) error {
 			s.hostDone(gen)
 		default:
 			// Errors are told per stage; the next look is soon, since most of them are things about to appear.
-			delay = time.Second
+			delay = hostRetry
 		}
 		s.hostTried()
 		wake(s.pubWake)
@@ -92,9 +107,26 @@ func (s *Site) runHost(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-s.hostWake:
+			slow = false
 		case <-time.After(delay):
+			slow = true
 		}
 	}
+}
+
+// lookForStrangers notes what others have put where our VRFs are: it is told, and left alone.
+func (s *Site) lookForStrangers(ctx context.Context) {
+	found, err := s.cfg.Kernel.Strangers(ctx, s.intent.Load().host.Tables)
+	if err != nil && ctx.Err() == nil {
+		s.log.Warn("what others have in our tables cannot be read", "err", err)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.Equal(s.strangers, found) && len(found) > 0 {
+		s.log.Warn("others use the VRFs' tables", "found", found)
+	}
+	s.strangers = found
 }
 
 // passHost passes every stage once, in order, also when one of them fails: what can stand shall stand.
@@ -102,18 +134,28 @@ func (s *Site) passHost(ctx context.Context) error {
 	var errs []error
 	run := func(name string, pass func(context.Context) error) {
 		err := pass(ctx)
+		if ctx.Err() != nil {
+			return
+		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		was := s.stageErr[name]
 		delete(s.stageErr, name)
-		if err != nil && ctx.Err() == nil {
+		switch {
+		case err != nil:
 			s.stageErr[name] = err.Error()
 			errs = append(errs, err)
+			if was != err.Error() {
+				s.log.Warn("the host is not as wanted; trying on", "stage", name, "err", err)
+			}
+		case was != "":
+			s.log.Info("the host is as wanted again", "stage", name)
 		}
 	}
 	for _, st := range s.stages {
 		run(st.name, st.pass)
 	}
-	run("route", s.fib.loop.Pass)
+	run(stageRoutes, s.fib.loop.Pass)
 	if in := s.intent.Load(); len(in.host.Tables) > 0 {
 		// Before the rules of the VRFs exist this changes nothing; without it a VRF would reach the host's other addresses.
 		run("local rule", func(ctx context.Context) error { return s.cfg.Kernel.MoveLocalRule(ctx, vrf.LocalRulePriority) })
@@ -131,29 +173,26 @@ func (s *Site) hostDone(gen uint64) {
 	s.hostGeneration = max(s.hostGeneration, gen)
 }
 
-// hostTried opens the gate for the sessions after the first pass. An object that could not be made (an absent interface, a
-// foreign device) does not hold up the others: it is told as a problem. Only without the guard nothing starts.
+// hostTried opens the gates after a pass. An object that could not be made (an absent interface, a foreign device) does not
+// hold up the others: it is told as a problem. Only without the guard no session and no tunnel starts.
 func (s *Site) hostTried() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.readyOnce.Do(func() { close(s.hostReady) })
 	if s.stageErr["filter"] == "" {
-		s.hostOnce.Do(func() { close(s.hostReady) })
+		s.guardOnce.Do(func() { close(s.guarded) })
 	}
 }
 
 // waitHost waits for the first pass, and a while for fabric-links: without it there are no tunnels, but the site's own
 // neighbours can be served.
 func (s *Site) waitHost(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-s.hostReady:
+	if err := wait(ctx, s.hostReady); err != nil {
+		return err
 	}
-	patience, cancel := context.WithTimeout(ctx, linksPatience)
+	patience, cancel := context.WithTimeout(ctx, s.cfg.LinksPatience)
 	defer cancel()
-	if err := s.links.wait(patience); err != nil && ctx.Err() == nil {
-		s.log.Warn("starting the sessions without fabric-links", "waited", linksPatience.String())
-	}
+	_ = wait(patience, s.links.acked)
 	return ctx.Err()
 }
 
@@ -172,11 +211,9 @@ func (s *Site) Plan(ctx context.Context, doc *config.Document) ([]string, error)
 		}
 		lines = append(lines, more...)
 	}
-	lines = append(lines, s.fib.plan(in)...)
-	lines = append(lines, planPaths(s.intent.Load(), in)...)
-	lines = append(lines, planPeers(s.intent.Load(), in)...)
-	lines = append(lines, planLinks(s.intent.Load(), in)...)
-	return lines, nil
+	old := s.intent.Load()
+	return slices.Concat(lines, planRoutes(old, in), planPaths(old, in), planVRFs(old, in), planPeers(old, in),
+		planLinks(old, in), planCloud(old, in)), nil
 }
 
 // keys returns the keys of a map in order.

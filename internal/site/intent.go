@@ -70,6 +70,12 @@ func compile(doc *config.Document, gateway string, f kernel.Features) (*intent, 
 	return in, errors.Join(errs...)
 }
 
+// Check says whether a document can be put into force at a gateway on a host with the given features.
+func Check(doc *config.Document, gateway string, f kernel.Features) error {
+	_, err := compile(doc, gateway, f)
+	return err
+}
+
 // servers are all BGP servers, the fabric's first.
 func (in *intent) servers() []*bgp.Server {
 	ss := []*bgp.Server{}

@@ -3,7 +3,6 @@ package site
 import (
 	"context"
 	"log/slog"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -12,12 +11,11 @@ import (
 	"fabric/overlay/links"
 )
 
-const (
-	// linksPatience is how long the sessions wait for fabric-links at start.
-	linksPatience = 10 * time.Second
-	// linksRetry is the time between attempts to hand the plan over.
-	linksRetry = time.Second
-)
+// linksTimeout bounds one hand-over: a fabric-links that hangs must not hide behind a plan that is under way.
+const linksTimeout = 30 * time.Second
+
+// linksRetry is the time between attempts to hand the plan over.
+const linksRetry = time.Second
 
 // LinksClient speaks to fabric-links; *links.Client is one.
 type LinksClient interface {
@@ -33,41 +31,29 @@ type linksFollower struct {
 	log    *slog.Logger
 	poke   chan struct{}
 
+	// acked is closed once fabric-links has taken a plan of ours.
+	acked chan struct{}
+
 	mu sync.Mutex
-	// acked is closed while the plan in force is known to stand.
-	acked  chan struct{}
-	digest string
-	state  links.State
+	// digest is of the plan that fabric-links has taken, theirs what it calls it: another version of the program may
+	// see less of a plan than we do.
+	digest, theirs string
+	state          links.State
 	// err is why the plan was not taken, away why the state is not known; "" when all is well.
 	err, away string
-	// down are the VTEPs told to the rib as unreachable.
-	down map[netip.Addr]bool
 }
 
 func newLinksFollower(s *Site, c LinksClient) *linksFollower {
-	return &linksFollower{site: s, client: c, log: s.log, poke: make(chan struct{}, 1), acked: make(chan struct{}), down: map[netip.Addr]bool{}}
+	return &linksFollower{site: s, client: c, log: s.log, poke: make(chan struct{}, 1), acked: make(chan struct{})}
 }
 
 func (l *linksFollower) wake() { wake(l.poke) }
 
-// wait returns once fabric-links has acknowledged a plan of ours: next-hop objects stand and routes may refer to them.
-func (l *linksFollower) wait(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-l.acked:
-		return nil
-	}
-}
-
 func (l *linksFollower) run(ctx context.Context) error {
 	done := make(chan error, 1)
 	go func() { done <- l.client.Watch(ctx, l.heard) }()
-	// Next hops stand on VXLAN devices, so the host comes first.
-	select {
-	case <-ctx.Done():
-	case <-l.site.hostReady:
-	}
+	// Next hops stand on VXLAN devices, and tunnels come up: so the host and the guard come first.
+	_ = wait(ctx, l.site.guarded)
 	for ctx.Err() == nil {
 		retry := l.apply(ctx)
 		select {
@@ -89,7 +75,9 @@ func (l *linksFollower) apply(ctx context.Context) <-chan time.Time {
 	if same {
 		return nil
 	}
-	_, err := l.client.Apply(ctx, plan)
+	bounded, cancel := context.WithTimeout(ctx, linksTimeout)
+	defer cancel()
+	r, err := l.client.Apply(bounded, plan)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
@@ -100,7 +88,7 @@ func (l *linksFollower) apply(ctx context.Context) <-chan time.Time {
 		wake(l.site.pubWake)
 		return time.After(linksRetry)
 	}
-	l.err, l.digest = "", digest
+	l.err, l.digest, l.theirs = "", digest, r.Digest
 	select {
 	case <-l.acked:
 	default:
@@ -122,33 +110,21 @@ func (l *linksFollower) heard(st links.State, err error) {
 	}
 	l.away = ""
 	l.state = st
-	if st.Digest != "" && l.digest != "" && st.Digest != l.digest {
-		// It restarted from another plan, or somebody else spoke to it.
+	if l.digest != "" && st.Digest != l.theirs {
+		// It restarted from another plan or has lost it, or somebody else spoke to it.
 		l.digest = ""
 		wake(l.poke)
 	}
-	var changes []rib.NextHop
-	for _, v := range st.VTEPs {
-		if isDown := v.Device == ""; isDown != l.down[v.Addr] {
-			l.down[v.Addr] = isDown
-			changes = append(changes, rib.NextHop{Addr: v.Addr})
-		}
-	}
 	l.mu.Unlock()
-	for _, nh := range changes {
+	// The rib drops what changes nothing.
+	for _, v := range st.VTEPs {
 		reach := rib.Reachable
-		if l.isDown(nh.Addr) {
+		if v.Device == "" {
 			reach = rib.Unreachable
 		}
-		l.site.rib.SetNextHop(nh, reach)
+		l.site.rib.SetNextHop(rib.NextHop{Addr: v.Addr}, reach)
 	}
 	wake(l.site.pubWake)
-}
-
-func (l *linksFollower) isDown(a netip.Addr) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.down[a]
 }
 
 // snapshot returns what fabric-links last told and why it cannot be spoken to, "" when it can.

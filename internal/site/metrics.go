@@ -7,6 +7,7 @@ import (
 // metrics turns snapshots into Prometheus metrics when they are asked for: nothing is counted twice.
 type metrics struct {
 	site *Site
+	all  []*prometheus.Desc
 
 	ready, generation, applied, problems, links *prometheus.Desc
 	routes, kernel, sync                        *prometheus.Desc
@@ -16,9 +17,11 @@ type metrics struct {
 	cloudEntries, cloudSync                     *prometheus.Desc
 }
 
-func newMetrics(s *Site, r prometheus.Registerer) *metrics {
+func newMetrics(s *Site) *metrics {
+	var all []*prometheus.Desc
 	d := func(name, help string, labels ...string) *prometheus.Desc {
-		return prometheus.NewDesc("fabric_"+name, help, labels, nil)
+		all = append(all, prometheus.NewDesc("fabric_"+name, help, labels, nil))
+		return all[len(all)-1]
 	}
 	m := &metrics{
 		site:         s,
@@ -42,14 +45,16 @@ func newMetrics(s *Site, r prometheus.Registerer) *metrics {
 		cloudEntries: d("cloud_entries", "Entries of a VPC table by kind.", "table", "kind"),
 		cloudSync:    d("cloud_in_sync", "1 while a VPC table is as wanted.", "table"),
 	}
-	if r != nil {
-		r.MustRegister(m)
-	}
+	m.all = all
 	return m
 }
 
 // Describe implements prometheus.Collector.
-func (m *metrics) Describe(c chan<- *prometheus.Desc) { prometheus.DescribeByCollect(m, c) }
+func (m *metrics) Describe(c chan<- *prometheus.Desc) {
+	for _, d := range m.all {
+		c <- d
+	}
+}
 
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(c chan<- prometheus.Metric) {

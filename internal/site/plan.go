@@ -2,12 +2,12 @@ package site
 
 import (
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
 
 	"fabric/bgp"
 	"fabric/bgp/rib"
+	"fabric/cloud"
 	"fabric/internal/kernel"
 	"fabric/internal/reconcile"
 )
@@ -63,34 +63,69 @@ func planLinks(old, in *intent) []string {
 }
 
 func planMap[K comparable, V any](old, in map[K]V, name func(K) string) []string {
+	return planDiff(old, in, func(a, b V) bool { return reflect.DeepEqual(a, b) }, name)
+}
+
+func planDiff[K comparable, V any](old, in map[K]V, equal func(a, b V) bool, name func(K) string) []string {
 	var lines []string
-	for _, op := range reconcile.Diff(in, old, func(a, b V) bool { return reflect.DeepEqual(a, b) }) {
+	for _, op := range reconcile.Diff(in, old, equal) {
 		lines = append(lines, op.Kind.String()+" "+name(op.Key))
 	}
 	return lines
 }
 
-// plan says how the VRFs' own routes would change; what BGP chose follows by itself.
-func (f *fib) plan(in *intent) []string {
-	now := f.site.intent.Load().host.Routes
-	gone := maps.Clone(now)
-	var lines []string
-	say := func(verb string, k kernel.RouteKey) {
-		lines = append(lines, fmt.Sprintf("%s route %s in table %d", verb, k.Prefix, k.Table))
-	}
-	for k, r := range in.host.Routes {
-		old, had := now[k]
-		delete(gone, k)
-		switch {
-		case !had:
-			say("create", k)
-		case old != r:
-			say("replace", k)
+// planRoutes says how the VRFs' own routes would change; what BGP chose follows by itself.
+func planRoutes(old, in *intent) []string {
+	return planMap(old.host.Routes, in.host.Routes, func(k kernel.RouteKey) string {
+		return fmt.Sprintf("route %s in table %d", k.Prefix, k.Table)
+	})
+}
+
+// planVRFs says which VRFs are exchanged with other gateways in another way, and which speakers begin anew.
+func planVRFs(old, in *intent) []string {
+	exports := func(in *intent) map[string]any {
+		m := map[string]any{}
+		for _, o := range in.bgp.Originations {
+			m[o.VRF] = o
 		}
+		return m
 	}
-	for k := range gone {
-		say("delete", k)
+	imports := func(in *intent) map[string]any {
+		m := map[string]any{}
+		for _, i := range in.bgp.Imports {
+			m[i.VRF] = i
+		}
+		return m
 	}
-	slices.Sort(lines)
-	return lines
+	servers := func(in *intent) map[string]any {
+		m := map[string]any{}
+		for _, s := range in.servers() {
+			c := *s
+			c.Peers = nil
+			m[s.VRF] = c
+		}
+		return m
+	}
+	return slices.Concat(
+		planMap(exports(old), exports(in), func(k string) string { return "announcement of VRF " + k + " to other gateways" }),
+		planMap(imports(old), imports(in), func(k string) string { return "import of VRF " + k + " from other gateways" }),
+		planMap(servers(old), servers(in), func(k string) string {
+			if k == "" {
+				return "BGP speaker towards other gateways"
+			}
+			return "BGP speaker of VRF " + k
+		}))
+}
+
+// planCloud says whether the VPC's tables would be kept otherwise. What that means for their entries is known once the
+// vendor was asked: see fabricctl cloud plan.
+func planCloud(old, in *intent) []string {
+	wish := func(in *intent) map[string]cloud.Wish {
+		if in.cloud == nil {
+			return nil
+		}
+		return map[string]cloud.Wish{in.cloud.VRF: *in.cloud}
+	}
+	return planDiff(wish(old), wish(in), func(a, b cloud.Wish) bool { return a.Equal(b) },
+		func(k string) string { return "VPC tables kept from VRF " + k })
 }

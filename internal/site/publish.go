@@ -1,6 +1,7 @@
 package site
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -11,8 +12,6 @@ import (
 
 	"fabric/bgp"
 	"fabric/bgp/rib"
-	"fabric/internal/kernel"
-	"fabric/internal/reconcile"
 )
 
 // Snapshot returns what the gateway last knew of itself. It is immutable and at most a second or so old.
@@ -43,6 +42,7 @@ func (s *Site) runPublish(ctx context.Context) error {
 		case <-tick.C:
 			continue
 		case <-s.pubWake:
+		case <-s.speaker.Changed():
 		}
 		select {
 		case <-ctx.Done():
@@ -116,9 +116,14 @@ func (s *Site) vrfStatus(in *intent) []VRFStatus {
 	byTable := map[uint32]int{}
 	wrong := map[uint32]string{}
 	for k, st := range s.fib.loop.Status() {
-		byTable[k.Table]++
-		if !st.Synced {
-			wrong[k.Table] = strings.TrimSpace(k.Prefix.String() + ": " + st.Err)
+		if st.Synced {
+			byTable[k.Table]++
+			continue
+		}
+		// Which of several is told does not change from one snapshot to the next.
+		why := k.Prefix.String() + ": " + cmp.Or(st.Err, "not yet as chosen")
+		if old := wrong[k.Table]; old == "" || why < old {
+			wrong[k.Table] = why
 		}
 	}
 	var out []VRFStatus
@@ -164,7 +169,7 @@ func (s *Site) prefixStatus(in *intent) []PrefixStatus {
 	}
 	var out []PrefixStatus
 	for _, p := range in.local {
-		if p.Key.Source.Kind == rib.Connected && p.LocalOnly {
+		if p.Key.Source.Kind == rib.Connected && p.Interface != "" && p.LocalOnly {
 			continue
 		}
 		st := PrefixStatus{VRF: p.Key.Source.VRF, Prefix: p.Key.Prefix, NextHop: p.Attrs.NextHop, Source: "document", Announced: !p.LocalOnly}
@@ -186,7 +191,8 @@ func (s *Site) prefixStatus(in *intent) []PrefixStatus {
 		}
 		out = append(out, st)
 	}
-	slices.SortFunc(out, func(a, b PrefixStatus) int {
+	// A prefix that is attached as well as listed comes twice, attached first: that one stays.
+	slices.SortStableFunc(out, func(a, b PrefixStatus) int {
 		if c := strings.Compare(a.VRF, b.VRF); c != 0 {
 			return c
 		}
@@ -209,12 +215,11 @@ func (s *Site) Routes(vrf string, fn func(RouteStatus) bool) error {
 	if err != nil {
 		return err
 	}
-	status := s.fib.loop.Status()
 	for _, name := range names {
 		more := true
 		s.rib.Walk(name, func(c rib.Choice) bool {
 			if c.Best != nil {
-				more = fn(s.routeStatus(in, c, status))
+				more = fn(s.routeStatus(in, c))
 			}
 			return more
 		})
@@ -238,14 +243,13 @@ func (s *Site) WatchRoutes(ctx context.Context, vrf string, fn func(r RouteStatu
 			return ignoreCancel(ctx, err)
 		}
 		in := s.intent.Load()
-		status := s.fib.loop.Status()
 		for _, c := range b.Choices {
 			if vrf != "" && c.Key.VRF != vrf {
 				continue
 			}
 			r := RouteStatus{VRF: c.Key.VRF, Prefix: c.Key.Prefix}
 			if c.Best != nil {
-				r = s.routeStatus(in, c, status)
+				r = s.routeStatus(in, c)
 			}
 			if err := fn(r, c.Best == nil); err != nil {
 				return err
@@ -267,13 +271,13 @@ func (in *intent) vrfNames(vrf string) ([]string, error) {
 	return names, nil
 }
 
-func (s *Site) routeStatus(in *intent, c rib.Choice, status map[kernel.RouteKey]reconcile.Status) RouteStatus {
+func (s *Site) routeStatus(in *intent, c rib.Choice) RouteStatus {
 	r := s.pathStatus(in, c.Best)
 	r.VRF, r.Reason = c.Key.VRF, string(c.Reason)
 	if c.RunnerUp != nil {
 		r.RunnerUp = fromName(in, c.RunnerUp)
 	}
-	r.Kernel = s.fib.state(in, c, status)
+	r.Kernel = s.fib.state(in, c)
 	r.Cloud = s.cloud.State(c.Key)
 	return r
 }

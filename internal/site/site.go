@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,10 +28,14 @@ const (
 	// hostInterval is how often everything on the host but the routes is compared with the wish, beside every event; not
 	// all of it has events (nftables, sysctls, forwarding entries).
 	hostInterval = 10 * time.Second
+	// hostRetry is when it is looked at again after something could not be made.
+	hostRetry = 2 * time.Second
 	// routesInterval is the same for the routes, of which there may be many.
 	routesInterval = 30 * time.Second
 	// checkpointDelay is how long changes are gathered before the checkpoint is written.
 	checkpointDelay = time.Second
+	// checkpointTouch is how often a checkpoint that needs no change is marked as still true.
+	checkpointTouch = 10 * time.Second
 	// publishInterval is how often the snapshot is renewed, beside every event.
 	publishInterval = time.Second
 )
@@ -52,8 +58,10 @@ type Config struct {
 	Version  string
 	// Registry receives the metrics; nil for none.
 	Registry prometheus.Registerer
-	// Ready is called once when everything the document asks for stands: host, links' answer, sessions configured.
+	// Ready is called once when the host has been gone through and fabric-links has answered, or kept us waiting for too long.
 	Ready func()
+	// LinksPatience is how long the sessions wait for fabric-links at start; 0 is 10 s.
+	LinksPatience time.Duration
 }
 
 // Site is one running gateway.
@@ -75,27 +83,32 @@ type Site struct {
 	// hostWake, pubWake have one slot each and carry no data.
 	hostWake, pubWake chan struct{}
 	ready             atomic.Bool
-	// hostReady is closed after the first pass of the host's stages.
-	hostReady chan struct{}
-	hostOnce  sync.Once
+	// hostReady is closed after the first pass of the host's stages, guarded once the filter stands: before it nothing is
+	// sent towards other gateways.
+	hostReady, guarded   chan struct{}
+	readyOnce, guardOnce sync.Once
 
 	mu sync.Mutex
 	// problem is why the newest generation is not the one in force, "" when it is.
 	problem  string
 	stageErr map[string]string
+	// strangers are what others have in our VRFs' tables.
+	strangers []string
 	// hostGeneration is the newest generation that the host's stages fully reached.
 	hostGeneration uint64
 	// appliedGen is the newest generation that all parts reached.
 	appliedGen uint64
 	watchers   map[chan struct{}]bool
-	metrics    *metrics
 }
 
 // New compiles the current generation and wires the parts. It touches nothing on the host.
 func New(cfg Config) (*Site, error) {
+	if cfg.LinksPatience == 0 {
+		cfg.LinksPatience = 10 * time.Second
+	}
 	s := &Site{
 		cfg: cfg, log: cfg.Log, started: time.Now(), rib: rib.NewTable(),
-		hostReady: make(chan struct{}), hostWake: make(chan struct{}, 1), pubWake: make(chan struct{}, 1),
+		hostReady: make(chan struct{}), guarded: make(chan struct{}), hostWake: make(chan struct{}, 1), pubWake: make(chan struct{}, 1),
 		stageErr: map[string]string{}, watchers: map[chan struct{}]bool{},
 	}
 	in, err := s.compileCurrent()
@@ -112,8 +125,13 @@ func New(cfg Config) (*Site, error) {
 	s.stages, s.after = s.hostStages()
 	s.cloud = cloud.NewSync(cloud.Config{Log: cfg.Log, RIB: s.rib, Open: cfg.Cloud, Changed: func() { wake(s.pubWake) }})
 	s.cloud.Configure(in.cloud)
+	s.fib.rebuild()
 	s.snapshot.Store(s.build())
-	s.metrics = newMetrics(s, cfg.Registry)
+	if cfg.Registry != nil {
+		if err := cfg.Registry.Register(newMetrics(s)); err != nil {
+			return nil, fmt.Errorf("metrics: %w", err)
+		}
+	}
 	return s, nil
 }
 
@@ -133,7 +151,7 @@ func (s *Site) warmStart(in *intent) bool {
 	s.rib.SetVRFs(in.vrfs)
 	s.rib.Expect(in.sources)
 	s.rib.Update(in.local...)
-	paths, err := loadCheckpoint(s.cfg.StateDir, s.cfg.Gateway)
+	paths, err := loadCheckpoint(s.cfg.StateDir, s.cfg.Gateway, time.Duration(in.doc.Fabric.BGP.RestartTime))
 	if err != nil {
 		s.log.Warn("starting cold", "err", err)
 	}
@@ -156,7 +174,6 @@ func (s *Site) warmStart(in *intent) bool {
 func (s *Site) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	s.speaker.Configure(s.intent.Load().bgp)
-	s.fib.rebuild(s.intent.Load())
 	for _, run := range []func(context.Context) error{
 		s.runHost, s.runIntent, s.runStaleTimer, s.runCheckpoint, s.runPublish, s.watchKernel,
 		s.fib.run, s.runRoutes, s.links.run, s.cloud.Run, s.runSpeaker,
@@ -168,15 +185,13 @@ func (s *Site) Run(ctx context.Context) error {
 
 // runRoutes keeps the routes once there are devices and addresses for them to stand on.
 func (s *Site) runRoutes(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
+	if err := wait(ctx, s.hostReady); err != nil {
 		return nil
-	case <-s.hostReady:
 	}
 	return s.fib.loop.Run(ctx)
 }
 
-// runSpeaker starts the sessions once the host can carry them: addresses stand and rules isolate.
+// runSpeaker starts the sessions once the host can carry them: addresses stand, rules isolate and the filter guards.
 func (s *Site) runSpeaker(ctx context.Context) error {
 	if err := s.waitHost(ctx); err != nil {
 		return ignoreCancel(ctx, err)
@@ -188,6 +203,14 @@ func (s *Site) runSpeaker(ctx context.Context) error {
 		s.log.Info("ready", "after", time.Since(s.started).Round(time.Millisecond).String())
 	}
 	wake(s.pubWake)
+	select {
+	case <-s.links.acked:
+	default:
+		s.log.Warn("starting the sessions without fabric-links", "waited", s.cfg.LinksPatience.String())
+	}
+	if err := wait(ctx, s.guarded); err != nil {
+		return nil
+	}
 	return s.speaker.Run(ctx)
 }
 
@@ -208,6 +231,10 @@ func (s *Site) runIntent(ctx context.Context) error {
 
 func (s *Site) adopt() {
 	in, err := s.compileCurrent()
+	if old := s.intent.Load().gw.VTEP; err == nil && in.gw.VTEP != old {
+		err = fmt.Errorf("generation %d: the VTEP of gateway %s changes from %s to %s, which needs a restart (systemctl restart fabric-site)",
+			in.generation, in.gw.Name, old, in.gw.VTEP)
+	}
 	s.mu.Lock()
 	if err != nil {
 		s.problem = err.Error()
@@ -216,7 +243,7 @@ func (s *Site) adopt() {
 	}
 	s.mu.Unlock()
 	if err != nil {
-		s.log.Error("the new generation does not compile; the one before stays in force", "err", err)
+		s.log.Error("the new generation is not taken; the one before stays in force", "err", err)
 		wake(s.pubWake)
 		return
 	}
@@ -225,7 +252,7 @@ func (s *Site) adopt() {
 	s.retireLocal(old, in)
 	s.rib.SetVRFs(in.vrfs)
 	s.rib.Update(in.local...)
-	s.fib.rebuild(in)
+	s.fib.rebuild()
 	s.speaker.Configure(in.bgp)
 	s.cloud.Configure(in.cloud)
 	s.links.wake()
@@ -251,6 +278,8 @@ func (s *Site) retireLocal(old, in *intent) {
 	for _, src := range old.sources {
 		if !wanted[src] {
 			s.rib.WithdrawSource(src)
+			// Nobody waits any longer for it to say all it knows.
+			s.rib.EndOfRIB(src)
 		}
 	}
 }
@@ -264,8 +293,14 @@ func (s *Site) runStaleTimer(ctx context.Context) error {
 		return nil
 	case <-timer.C:
 	}
-	if awaited := s.rib.Awaited(); len(awaited) > 0 {
-		s.log.Warn("stale timer: neighbours have not come back, what they left is pruned", "neighbours", fmt.Sprint(awaited))
+	var names []string
+	for _, src := range s.rib.Awaited() {
+		names = append(names, src.Name)
+		s.rib.EndOfRIB(src)
+	}
+	if len(names) > 0 {
+		slices.Sort(names)
+		s.log.Warn("stale timer: neighbours have not come back, what they left is pruned", "neighbours", strings.Join(names, ", "))
 	}
 	s.rib.Release()
 	return nil
@@ -276,16 +311,26 @@ func (s *Site) runCheckpoint(ctx context.Context) error {
 	feed := s.rib.Subscribe()
 	defer feed.Close()
 	for {
-		if _, err := feed.Next(ctx); err != nil {
-			return ignoreCancel(ctx, err)
+		quiet, cancel := context.WithTimeout(ctx, checkpointTouch)
+		_, err := feed.Next(quiet)
+		cancel()
+		if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+			touchCheckpoint(s.cfg.StateDir)
+			continue
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(checkpointDelay):
+		if err == nil {
+			select {
+			case <-ctx.Done():
+			case <-time.After(checkpointDelay):
+			}
 		}
-		c := checkpoint{Version: checkpointVersion, BootID: bootID(), Gateway: s.cfg.Gateway, Saved: time.Now(), Paths: learnt(s.rib)}
+		// Also at the end, for what changed since.
+		c := checkpoint{Version: checkpointVersion, BootID: bootID(), Gateway: s.cfg.Gateway, Paths: learnt(s.rib)}
 		if err := c.save(s.cfg.StateDir); err != nil {
-			s.log.Error("restart would be cold", "err", err)
+			s.log.Error("the next start would be cold", "err", err)
+		}
+		if err != nil {
+			return ignoreCancel(ctx, err)
 		}
 	}
 }
@@ -307,7 +352,7 @@ func (s *Site) ResetPeer(_ context.Context, vrf, name string, soft bool) error {
 	return s.speaker.Reset(vrf, name, soft)
 }
 
-// Problems of the stages, newest intent first.
+// problems are those of the intent, then those of the stages.
 func (s *Site) problems() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -318,10 +363,34 @@ func (s *Site) problems() []string {
 	for _, c := range s.cfg.Store.Conflicts() {
 		ps = append(ps, "change not applied: "+c+" (mend the document or run fabricctl config rebase)")
 	}
+	ps = append(ps, s.strangers...)
 	for _, name := range keys(s.stageErr) {
-		ps = append(ps, name+": "+s.stageErr[name])
+		if name != stageRoutes {
+			ps = append(ps, s.stageErr[name])
+		}
+	}
+	// The routes' own loop knows more than the last pass of all.
+	if err := s.fib.loop.Summary().Err; err != "" {
+		ps = append(ps, err)
+	}
+	select {
+	case <-s.guarded:
+	default:
+		if s.ready.Load() {
+			ps = append(ps, "the sessions wait for the filter: without it VXLAN could leave in clear")
+		}
 	}
 	return ps
+}
+
+// wait waits for a channel to be closed; the error is that of ctx.
+func wait(ctx context.Context, c <-chan struct{}) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c:
+		return nil
+	}
 }
 
 // wake fills a one-slot channel.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"fabric/internal/kernel"
 	"fabric/internal/reconcile"
@@ -27,6 +28,10 @@ type World interface {
 	AddTable(name string) error
 	BreakTable(name string) error
 	HasTable(name string) (bool, error)
+	// FlushRuleset deletes every nft table.
+	FlushRuleset() error
+	// AddVRF adds a VRF device of somebody else.
+	AddVRF(name string, table uint32) error
 }
 
 // protocolStaticRoute owns what the suite's administrator adds.
@@ -50,12 +55,15 @@ func Conformance(t *testing.T, open func(t *testing.T) World, reopen func(t *tes
 		{"routes by next hop", (*suite).routesByNextHop},
 		{"ten thousand routes", (*suite).manyRoutes},
 		{"route errors", (*suite).routeErrors},
+		{"sources", (*suite).sources},
+		{"strangers", (*suite).strangers},
 		{"link down", (*suite).linkDown},
 		{"next hops", (*suite).nextHops},
 		{"neighbours", (*suite).neighbours},
 		{"forwarding entries", (*suite).fdb},
 		{"sysctls", (*suite).sysctls},
 		{"filters", (*suite).filters},
+		{"flushed ruleset", (*suite).flushedRuleset},
 		{"canceled", (*suite).canceled},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -432,7 +440,6 @@ func (s *suite) filters() {
 	f := kernel.Filter{
 		Comment: kernel.AliasPrefix + "gw-1", MSS4: 1300, MSS6: 1280, ClampDevices: "ext0,fxv1",
 		VXLANPort: 4789, VXLANDevices: "fxw1,fxw2", Marks: "ext0=200,ext1=201",
-		Guards: "ext0=10.0.0.1,ext0=2001:db8::1,ext1=10.0.0.1",
 	}
 	converge(s, edge, map[string]kernel.Filter{"fabric": f})
 	var many []string
@@ -465,6 +472,45 @@ func (s *suite) filters() {
 	err := s.w.Filters("fabric").Apply(s.ctx, []reconcile.Op[string, kernel.Filter]{{Kind: reconcile.Create, Key: "fabric"}})[0]
 	if err == nil {
 		s.t.Error("a table without our comment was accepted")
+	}
+}
+
+// flushedRuleset: what Watch says about it comes at once.
+func (s *suite) flushedRuleset() {
+	want := map[string]kernel.Filter{"fabric": {Comment: kernel.AliasPrefix + "gw", VXLANPort: 4789}}
+	edge := func(h kernel.Host) reconcile.Edge[string, kernel.Filter] { return h.Filters("fabric") }
+	converge(s, edge, want)
+	ctx, cancel := context.WithCancel(s.ctx)
+	said, done := make(chan kernel.Changed, 100), make(chan error, 1)
+	go func() { done <- s.w.Watch(ctx, func(c kernel.Changed) { said <- c }) }()
+	if c := <-said; c != kernel.ChangedAll {
+		s.t.Errorf("Watch begins with %b, want all (%b)", c, kernel.ChangedAll)
+	}
+	expect := func(what string) {
+		s.t.Helper()
+		select {
+		case c := <-said:
+			if c != kernel.ChangedFilters {
+				s.t.Errorf("%s: Watch said %b, want filters (%b)", what, c, kernel.ChangedFilters)
+			}
+		case <-time.After(2 * time.Second):
+			s.t.Errorf("%s: Watch said nothing", what)
+		}
+	}
+	s.must(s.w.FlushRuleset())
+	expect("flush ruleset")
+	if there, err := s.w.HasTable("fabric"); err != nil || there {
+		s.t.Errorf("after the flush the table is there: %v, %v", there, err)
+	}
+	converge(s, edge, want)
+	s.must(s.w.AddTable("theirs"))
+	expect("somebody else's table")
+	cancel()
+	s.must(<-done)
+	select {
+	case c := <-said:
+		s.t.Errorf("Watch said %b once more: our own change should be silent", c)
+	default:
 	}
 }
 

@@ -86,6 +86,20 @@ func (s *suite) routes() {
 			s.t.Errorf("somebody else's route %s went", p)
 		}
 	}
+	// A gateway on a network that only the VRF's own table knows (rules mode) is found from that table and from no other.
+	for _, c := range []struct{ address, network, gateway, remote string }{
+		{"172.20.0.1/24", "172.20.0.0/24", "172.20.0.9", "10.78.0.0/16"},
+		{"2001:db8:20::1/64", "2001:db8:20::/64", "2001:db8:20::9", "2001:db8:78::/48"},
+	} {
+		put(s, s.w.Addresses(kernel.Protocol), kernel.AddressKey{Device: "ext0", Prefix: pfx(c.address)}, kernel.Address{NoPrefixRoute: true, NoDAD: true})
+		put(s, e, rk(300, c.network), kernel.Route{Device: "ext0", Scope: kernel.LinkScope})
+		put(s, e, rk(300, c.remote), kernel.Route{Gateway: ip(c.gateway), Device: "ext0"})
+		errs := e.Apply(s.t.Context(), []reconcile.Op[kernel.RouteKey, kernel.Route]{
+			{Kind: reconcile.Create, Key: rk(301, c.remote), New: kernel.Route{Gateway: ip(c.gateway), Device: "ext0"}}})
+		if errs[0] == nil {
+			s.t.Errorf("%s via %s: taken into a table that knows no way to it", c.remote, c.gateway)
+		}
+	}
 }
 
 func edgeNextHops(h kernel.Host) reconcile.Edge[uint32, kernel.NextHop] {
@@ -130,6 +144,95 @@ func (s *suite) routesByNextHop() {
 	}
 	put(s, s.w.NextHops(kernel.ProtocolLinks), 1, kernel.NextHop{Device: "ext0", Gateway: ip("fe80::1"), OnLink: true})
 	converge(s, edgeRoutes(200), want)
+}
+
+// sources: a route whose source is no address of the host is refused.
+func (s *suite) sources() {
+	s.withDevice()
+	put(s, s.w.NextHops(kernel.ProtocolLinks), 1, kernel.NextHop{Device: "ext0", Gateway: ip("fe80::1"), OnLink: true})
+	put(s, s.w.Addresses(kernel.Protocol), kernel.AddressKey{Device: "lo", Prefix: pfx("10.9.0.1/32")}, kernel.Address{})
+	put(s, s.w.Addresses(kernel.Protocol), kernel.AddressKey{Device: "lo", Prefix: pfx("2001:db8:9::1/128")}, kernel.Address{NoDAD: true})
+	e := s.w.Routes(kernel.Protocol, 200)
+	for i, c := range []struct {
+		v6    bool
+		route kernel.Route
+		ok    bool
+	}{
+		{false, kernel.Route{NextHopID: 1, Src: ip("10.0.0.1")}, true},
+		{false, kernel.Route{NextHopID: 1, Src: ip("10.9.0.1")}, true},
+		{false, kernel.Route{NextHopID: 1, Src: ip("10.9.0.2")}, false},
+		{false, kernel.Route{Gateway: ip("10.0.0.2"), Device: "ext0", Src: ip("10.9.0.1")}, true},
+		{false, kernel.Route{Gateway: ip("10.0.0.2"), Device: "ext0", Src: ip("10.9.0.2")}, false},
+		{true, kernel.Route{NextHopID: 1, Src: ip("2001:db8::1")}, true},
+		{true, kernel.Route{NextHopID: 1, Src: ip("2001:db8:9::1")}, true},
+		{true, kernel.Route{NextHopID: 1, Src: ip("2001:db8:9::2")}, false},
+		{true, kernel.Route{Gateway: ip("2001:db8::2"), Device: "ext0", Src: ip("2001:db8:9::1")}, true},
+		{true, kernel.Route{Gateway: ip("2001:db8::2"), Device: "ext0", Src: ip("2001:db8:9::2")}, false},
+	} {
+		k := rk(200, fmt.Sprintf("10.%d.0.0/16", 100+i))
+		if c.v6 {
+			k = rk(200, fmt.Sprintf("2001:db8:%d::/48", 100+i))
+		}
+		err := e.Apply(s.ctx, []reconcile.Op[kernel.RouteKey, kernel.Route]{{Kind: reconcile.Create, Key: k, New: c.route}})[0]
+		if (err == nil) != c.ok {
+			s.t.Errorf("%s %s: error %v, want it taken: %v", k, c.route, err, c.ok)
+		}
+	}
+	// An IPv4 source may also be local in the route's own table alone, and in no other.
+	put(s, e, rk(200, "10.9.0.9/32"), kernel.Route{Type: kernel.Local, Device: "lo"})
+	put(s, e, rk(200, "10.150.0.0/16"), kernel.Route{NextHopID: 1, Src: ip("10.9.0.9")})
+	err := e.Apply(s.ctx, []reconcile.Op[kernel.RouteKey, kernel.Route]{
+		{Kind: reconcile.Create, Key: rk(201, "10.150.0.0/16"), New: kernel.Route{NextHopID: 1, Src: ip("10.9.0.9")}}})[0]
+	if err == nil {
+		s.t.Error("a source that is local in another table was taken")
+	}
+}
+
+// strangers: what others put into our tables is told, and nothing else.
+func (s *suite) strangers() {
+	s.withDevice()
+	told := func() []string {
+		s.t.Helper()
+		all, err := s.w.Strangers(s.ctx, []uint32{200, 100000})
+		s.must(err)
+		return all
+	}
+	for _, p := range []uint8{kernel.Protocol, kernel.ProtocolLinks, 2, 9} {
+		for _, prefix := range []string{"10.%d.0.0/16", "2001:db8:%d::/48"} {
+			put(s, s.w.Routes(p), rk(200, fmt.Sprintf(prefix, p)), kernel.Route{Device: "ext0"})
+		}
+	}
+	put(s, s.w.Routes(4), rk(300, "10.1.0.0/16"), kernel.Route{Device: "ext0"}) // none of our tables
+	if all := told(); len(all) != 0 {
+		s.t.Errorf("nobody is a stranger, but: %q", all)
+	}
+	put(s, s.w.Routes(12), rk(200, "10.77.0.0/16"), kernel.Route{Device: "ext0"})
+	put(s, s.w.Routes(4), rk(100000, "0.0.0.0/0"), kernel.Route{Type: kernel.Blackhole})
+	put(s, s.w.Routes(250), rk(100000, "2001:db8:77::/48"), kernel.Route{Device: "ext0"})
+	for i, begin := range []string{
+		"route 10.77.0.0/16 table 200 metric 201 is not ours (protocol bird (12)): ",
+		"route 0.0.0.0/0 table 100000 metric 201 is not ours (protocol static (4)): ",
+		"route 2001:db8:77::/48 table 100000 metric 201 is not ours (protocol 250): ",
+	} {
+		if all := told(); len(all) != 3 || !strings.HasPrefix(all[i], begin) {
+			s.t.Errorf("told %q, want three of which %d begins with %q", all, i, begin)
+		}
+	}
+	for i := range 30 {
+		put(s, s.w.Routes(4), rk(200, fmt.Sprintf("20.%d.0.0/16", i)), kernel.Route{Type: kernel.Blackhole})
+	}
+	if all := told(); len(all) != 21 || all[20] != "and 13 more routes that are not ours" {
+		s.t.Errorf("of 33 strangers told %q", all)
+	}
+	if !s.w.Features().VRF {
+		return
+	}
+	s.must(s.w.AddVRF("blue", 100000))
+	s.must(s.w.AddVRF("green", 300))
+	put(s, s.w.Links(), "red", kernel.Link{Name: "red", Kind: kernel.KindVRF, Alias: kernel.AliasPrefix + "vrf:red", Table: 200, Up: true})
+	if all := told(); len(all) != 22 || !strings.HasPrefix(all[0], "VRF device blue uses table 100000 and is not ours (") {
+		s.t.Errorf("with a VRF device told %q", all)
+	}
 }
 
 // manyRoutes creates, replaces and deletes ten thousand routes, in an order that is not that of the prefixes: contiguous

@@ -248,10 +248,10 @@ func (k *Kernel) device(name string) (*device, error) {
 
 // Watch implements kernel.Host. wake must not call the kernel back.
 func (k *Kernel) Watch(ctx context.Context, wake func(kernel.Changed)) error {
-	wake(kernel.ChangedAll)
 	k.mu.Lock()
 	k.watchers[&wake] = struct{}{}
 	k.mu.Unlock()
+	wake(kernel.ChangedAll)
 	<-ctx.Done()
 	k.mu.Lock()
 	delete(k.watchers, &wake)
@@ -273,8 +273,14 @@ func (k *Kernel) event(c kernel.Changed) {
 	}
 }
 
-// contains reports whether an address on the device makes a neighbour out of a.
-func (k *Kernel) contains(dev string, a netip.Addr) bool {
+// contains reports whether a is a neighbour on the device: by an address there, or by a connected route in the table of the
+// route that is to lead to it, where the kernel looks first.
+func (k *Kernel) contains(dev string, a netip.Addr, table uint32) bool {
+	for key, r := range k.routes {
+		if key.Table == table && r.Type == kernel.Unicast && r.Device == dev && !r.Gateway.IsValid() && r.NextHopID == 0 && key.Prefix.Contains(a) {
+			return true
+		}
+	}
 	if a.IsLinkLocalUnicast() && a.Is6() {
 		return true
 	}

@@ -155,6 +155,7 @@ func (k *Kernel) AddTable(name string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.tables[name] = table{foreign: true}
+	k.event(kernel.ChangedFilters)
 	return nil
 }
 
@@ -165,6 +166,16 @@ func (k *Kernel) BreakTable(name string) error {
 	t := k.tables[name]
 	t.broken = true
 	k.tables[name] = t
+	k.event(kernel.ChangedFilters)
+	return nil
+}
+
+// FlushRuleset deletes every nft table, as many a firewall script begins.
+func (k *Kernel) FlushRuleset() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	clear(k.tables)
+	k.event(kernel.ChangedFilters)
 	return nil
 }
 

@@ -179,6 +179,8 @@ func (k *Kernel) checkRoute(key kernel.RouteKey, r kernel.Route) error {
 		return fmt.Errorf("no table: %w", syscall.EINVAL)
 	case !key.Prefix.Addr().Is4() && (key.Metric == 0 || r.Gateway.Is4()):
 		return fmt.Errorf("not for IPv6: %w", syscall.EINVAL)
+	case !k.knowsSource(key, r):
+		return fmt.Errorf("invalid source %s: %w", r.Src, syscall.EINVAL)
 	case r.NextHopID != 0:
 		if r.Device != "" || r.Gateway.IsValid() {
 			return fmt.Errorf("both a next-hop object and a device or gateway: %w", syscall.EINVAL)
@@ -192,11 +194,36 @@ func (k *Kernel) checkRoute(key kernel.RouteKey, r kernel.Route) error {
 	case r.Type == kernel.UnreachableRoute || r.Type == kernel.Blackhole:
 		return nil
 	}
-	return k.checkHop(r.Device, r.Gateway, r.OnLink)
+	return k.checkHop(key.Table, r.Device, r.Gateway, r.OnLink)
+}
+
+// knowsSource says whether a route's source is an address of the host: for IPv4 in the route's own table or in local, for IPv6
+// on any device. A local route to the source itself may bring it.
+func (k *Kernel) knowsSource(key kernel.RouteKey, r kernel.Route) bool {
+	if !r.Src.IsValid() {
+		return true
+	}
+	if r.Src.Is4() && r.Type == kernel.Local && r.Src == key.Prefix.Addr() {
+		return true
+	}
+	if r.Src.Is4() {
+		for have, x := range k.routes {
+			if x.Type == kernel.Local && (have.Table == key.Table || have.Table == kernel.LocalTable) && have.Prefix.Contains(r.Src) {
+				return true
+			}
+		}
+		return false
+	}
+	for have := range k.addresses {
+		if have.Prefix.Addr() == r.Src {
+			return true
+		}
+	}
+	return false
 }
 
 // checkHop says whether the kernel would take a device and gateway.
-func (k *Kernel) checkHop(dev string, gw netip.Addr, onlink bool) error {
+func (k *Kernel) checkHop(table uint32, dev string, gw netip.Addr, onlink bool) error {
 	d, err := k.device(dev)
 	if err != nil {
 		return err
@@ -204,7 +231,7 @@ func (k *Kernel) checkHop(dev string, gw netip.Addr, onlink bool) error {
 	if !d.Up {
 		return syscall.ENETDOWN
 	}
-	if gw.IsValid() && !onlink && !k.contains(dev, gw) {
+	if gw.IsValid() && !onlink && !k.contains(dev, gw, table) {
 		return syscall.ENETUNREACH
 	}
 	return nil
@@ -270,7 +297,7 @@ func (k *Kernel) checkNextHop(nh kernel.NextHop) error {
 	case nh.Blackhole:
 		return nil
 	}
-	return k.checkHop(nh.Device, nh.Gateway, nh.OnLink)
+	return k.checkHop(kernel.MainTable, nh.Device, nh.Gateway, nh.OnLink)
 }
 
 func groupIDs(s string) (ids []uint32) {

@@ -79,6 +79,12 @@ func (w *world) AddTUN(name string) error {
 func (w *world) DeleteDevice(name string) error { return run("ip", "link", "del", name) }
 func (w *world) AddTable(name string) error     { return run("nft", "add", "table", "inet", name) }
 
+func (w *world) FlushRuleset() error { return run("nft", "flush", "ruleset") }
+
+func (w *world) AddVRF(name string, table uint32) error {
+	return run("ip", "link", "add", name, "type", "vrf", "table", fmt.Sprint(table))
+}
+
 func (w *world) SetUp(name string, up bool) error {
 	state := "down"
 	if up {

@@ -306,7 +306,6 @@ func encodeFilter(f kernel.Filter) []string {
 	set("port", strconv.Itoa(f.VXLANPort))
 	set("tunnels", f.VXLANDevices)
 	set("marks", f.Marks)
-	set("guards", f.Guards)
 	comments := []string{f.Comment}
 	for s := v.Encode(); s != ""; {
 		n := min(len(s), commentBytes)
@@ -332,7 +331,7 @@ func decodeFilter(comments []string) (f kernel.Filter, err error) {
 	}
 	f = kernel.Filter{
 		Comment: comments[0], MSS4: number("mss4"), MSS6: number("mss6"), ClampDevices: v.Get("clamp"),
-		VXLANPort: number("port"), VXLANDevices: v.Get("tunnels"), Marks: v.Get("marks"), Guards: v.Get("guards"),
+		VXLANPort: number("port"), VXLANDevices: v.Get("tunnels"), Marks: v.Get("marks"),
 	}
 	return f, err
 }

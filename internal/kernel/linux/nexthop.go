@@ -228,7 +228,7 @@ func (e *nextHopEdge) apply(n *names, op reconcile.Op[uint32, kernel.NextHop]) e
 	if ok && there.Protocol != e.protocol {
 		return &reconcile.ForeignError{
 			What:  fmt.Sprintf("next hop %d", op.Key),
-			Owner: "protocol " + protocolName(there.Protocol),
+			Owner: "protocol " + kernel.ProtocolName(there.Protocol),
 			Mend:  "remove it: the fabric's ids are a range of its own",
 		}
 	}

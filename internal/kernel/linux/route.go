@@ -313,7 +313,7 @@ func (e *routeEdge) settle(ctx context.Context, n *names, ops []reconcile.Op[ker
 		case ok && r.Protocol != e.protocol:
 			errs[i] = &reconcile.ForeignError{
 				What:  "route " + ops[i].Key.String(),
-				Owner: "protocol " + protocolName(r.Protocol),
+				Owner: "protocol " + kernel.ProtocolName(r.Protocol),
 				Mend:  "remove it, or give it another metric",
 			}
 		case !ok:
@@ -337,16 +337,4 @@ func (e *routeEdge) settle(ctx context.Context, n *names, ops []reconcile.Op[ker
 			errs[ours[j]] = routeError(ops[ours[j]], err)
 		}
 	}
-}
-
-// protocolName names the owners that iproute2 and routing daemons use.
-func protocolName(p uint8) string {
-	known := map[uint8]string{
-		1: "redirect", 2: "kernel", 3: "boot", 4: "static", 9: "ra", 11: "zebra", 12: "bird", 15: "ntk", 16: "dhcp",
-		18: "keepalived", 186: "bgp", 187: "isis", 188: "ospf", 189: "rip", 201: "fabric-site", 202: "fabric-links", 196: "static-zebra",
-	}
-	if s, ok := known[p]; ok {
-		return fmt.Sprintf("%s (%d)", s, p)
-	}
-	return fmt.Sprint(p)
 }

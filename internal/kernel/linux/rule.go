@@ -233,7 +233,7 @@ func (e *ruleEdge) Apply(ctx context.Context, ops []reconcile.Op[kernel.RuleKey,
 			if r.protocol != e.protocol {
 				errs[i] = &reconcile.ForeignError{
 					What:  "rule " + op.Key.String(),
-					Owner: "protocol " + protocolName(r.protocol),
+					Owner: "protocol " + kernel.ProtocolName(r.protocol),
 					Mend:  "remove it, or give it another preference",
 				}
 				continue

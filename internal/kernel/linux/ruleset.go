@@ -1,9 +1,7 @@
 package linux
 
 import (
-	"cmp"
 	"fmt"
-	"net/netip"
 	"slices"
 	"sort"
 	"strconv"
@@ -40,7 +38,7 @@ const (
 
 // compileFilter says what a table holds for f:
 //
-//	prerouting (mangle)  marks by device; guards drop what comes from elsewhere for an address
+//	prerouting (mangle)  marks by device
 //	input, output        VXLAN guard, then clamp
 //	forward              VXLAN guard both ways between tunnels and the rest, then clamp
 func compileFilter(f kernel.Filter) (layout, error) {
@@ -49,15 +47,10 @@ func compileFilter(f kernel.Filter) (layout, error) {
 	in := chain{name: "input", hook: *nftables.ChainHookInput}
 	fwd := chain{name: "forward", hook: *nftables.ChainHookForward}
 	out := chain{name: "output", hook: *nftables.ChainHookOutput}
-	marks, err := marks(f.Marks)
-	if err != nil {
+	var err error
+	if pre.rules, err = marks(f.Marks); err != nil {
 		return l, err
 	}
-	guards, err := guards(f.Guards)
-	if err != nil {
-		return l, err
-	}
-	pre.rules = append(guards, marks...)
 	if f.VXLANPort != 0 {
 		if l.sets[tunnelSet], err = devices(f.VXLANDevices); err != nil {
 			return l, err
@@ -120,69 +113,27 @@ func devices(s string) ([]string, error) {
 	return slices.Compact(list), nil
 }
 
-// pairs splits "device=value" entries.
-func pairs(what, s string) ([][2]string, error) {
-	var list [][2]string
+// marks makes one rule per "device=mark" entry.
+func marks(s string) ([][]expr.Any, error) {
+	var rules [][]expr.Any
 	for p := range strings.SplitSeq(s, ",") {
 		if p == "" {
 			continue
 		}
 		device, value, ok := strings.Cut(p, "=")
 		if !ok || device == "" || len(device) > 15 {
-			return nil, fmt.Errorf("%s %q: want device=value with a device name of at most 15 bytes", what, p)
+			return nil, fmt.Errorf("mark %q: want device=mark with a device name of at most 15 bytes", p)
 		}
-		list = append(list, [2]string{device, value})
-	}
-	return list, nil
-}
-
-func marks(s string) ([][]expr.Any, error) {
-	list, err := pairs("mark", s)
-	if err != nil {
-		return nil, err
-	}
-	var rules [][]expr.Any
-	for _, p := range list {
-		mark, err := strconv.ParseUint(p[1], 0, 32)
+		mark, err := strconv.ParseUint(value, 0, 32)
 		if err != nil {
-			return nil, fmt.Errorf("mark of device %s: %w", p[0], err)
+			return nil, fmt.Errorf("mark of device %s: %w", device, err)
 		}
-		rules = append(rules, slices.Concat(device(expr.CmpOpEq, p[0]), []expr.Any{
+		rules = append(rules, []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: ifname(device)},
 			&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(uint32(mark))},
 			&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1},
-		}))
-	}
-	return rules, nil
-}
-
-// guards makes one rule per address: dropped unless it came in on one of its devices, or on lo, where the gateway's packets
-// to itself come in.
-func guards(s string) ([][]expr.Any, error) {
-	list, err := pairs("guard", s)
-	if err != nil {
-		return nil, err
-	}
-	on := map[netip.Addr][]string{}
-	for _, p := range list {
-		a, err := netip.ParseAddr(p[1])
-		if err != nil {
-			return nil, fmt.Errorf("guard of device %s: %w", p[0], err)
-		}
-		on[a] = append(on[a], p[0])
-	}
-	addrs := make([]netip.Addr, 0, len(on))
-	for a := range on {
-		addrs = append(addrs, a)
-	}
-	slices.SortFunc(addrs, func(a, b netip.Addr) int { return cmp.Or(a.Compare(b)) })
-	var rules [][]expr.Any
-	for _, a := range addrs {
-		rule := destination(a)
-		sort.Strings(on[a])
-		for _, d := range append([]string{"lo"}, slices.Compact(on[a])...) {
-			rule = append(rule, device(expr.CmpOpNeq, d)...)
-		}
-		rules = append(rules, append(rule, drop()...))
+		})
 	}
 	return rules, nil
 }
@@ -195,13 +146,6 @@ func ifname(s string) []byte {
 
 func drop() []expr.Any {
 	return []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop}}
-}
-
-func device(op expr.CmpOp, name string) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
-		&expr.Cmp{Op: op, Register: 1, Data: ifname(name)},
-	}
 }
 
 // inSet matches the device against a named set.
@@ -230,17 +174,6 @@ func udpTo(port uint16) []expr.Any {
 	return append(l4proto(unix.IPPROTO_UDP),
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(port)})
-}
-
-func destination(a netip.Addr) []expr.Any {
-	proto, offset := byte(ipv4), uint32(16)
-	if !a.Is4() {
-		proto, offset = ipv6, 24
-	}
-	b := a.AsSlice()
-	return append(nfproto(proto),
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(len(b))},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: b})
 }
 
 // clamp lowers the MSS option of a SYN to mss where it is larger:

@@ -106,6 +106,7 @@ func TestWatch(t *testing.T) {
 	// Our own changes are silent, and so are routes that are no business of ours: the next thing said is about the rule.
 	e.take()
 	create()
+	install(t, w, kernel.Filter{VXLANPort: 4789})
 	if err := run("ip", "route", "add", "10.8.0.0/16", "dev", "ext0", "proto", "static"); err != nil {
 		t.Fatal(err)
 	}
@@ -121,4 +122,17 @@ func TestWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.expect(t, kernel.ChangedRoutes)
+	// Somebody deletes our table, and everything.
+	for _, change := range []string{"flush ruleset", "delete table inet fabric"} {
+		install(t, w, kernel.Filter{VXLANPort: 4789})
+		e.take()
+		since := time.Now()
+		if err := run("nft", change); err != nil {
+			t.Fatal(err)
+		}
+		e.expect(t, kernel.ChangedFilters)
+		if took := time.Since(since); took > 2*time.Second {
+			t.Errorf("%s was told after %s", change, took)
+		}
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/wgctrl"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
@@ -56,17 +57,30 @@ func (e *wireGuardEdge) Observe(ctx context.Context) (map[string]kernel.WireGuar
 			return err
 		}
 		defer c.Close()
-		devs, err = c.Devices()
-		return err
+		for _, l := range n.links {
+			if !l.ours() || l.kind != "wireguard" && l.kind != "tun" {
+				continue
+			}
+			// One by one: a list of all would fail at any socket that a stranger's process has left.
+			d, err := c.Device(l.name)
+			switch {
+			case errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED):
+				// Nobody carries it (yet).
+			case err != nil:
+				return fmt.Errorf("%s: %w", l.name, err)
+			default:
+				devs = append(devs, d)
+			}
+		}
+		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list WireGuard devices: %w", explain(err))
+		return nil, fmt.Errorf("read WireGuard devices: %w", explain(err))
 	}
 	found := map[string]kernel.WireGuard{}
 	seen := map[string]wireGuardSeen{}
 	for _, d := range devs {
-		l, ok := n.link(d.Name)
-		if !ok || !l.ours() || d.PrivateKey == (wgtypes.Key{}) && len(d.Peers) == 0 {
+		if d.PrivateKey == (wgtypes.Key{}) && len(d.Peers) == 0 {
 			continue
 		}
 		found[d.Name], seen[d.Name] = decodeWireGuard(d)

@@ -3,6 +3,7 @@ package linux_test
 import (
 	"encoding/base64"
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -148,6 +149,22 @@ func TestWireGuardUserspace(t *testing.T) {
 		t.Error("missing allowed-IPs were not seen")
 	}
 	converge("allowed-IPs")
+	// A stranger's process has left its socket.
+	left := filepath.Join("/var/run/wireguard", "kernwg1.sock")
+	stale, err := net.Listen("unix", left)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(left) })
+	stale.(*net.UnixListener).SetUnlinkOnClose(false)
+	stale.Close()
+	have, err := edge.Observe(t.Context())
+	if _, there := have[name]; err != nil || !there {
+		t.Errorf("with a stale socket beside it: %+v, %v", have, err)
+	}
+	if err := os.Remove(left); err != nil {
+		t.Error(err)
+	}
 	// The passive side leaves the endpoint to WireGuard.
 	want.Peer.Endpoint = netip.AddrPort{}
 	if steps() != 0 {

@@ -1,0 +1,384 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"fabric/internal/config"
+	fabricv1 "fabric/proto/fabric/v1"
+)
+
+// asProgram makes the test binary run as fabric-site itself.
+const asProgram = "FABRIC_SITE_TEST_PROGRAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+		return
+	}
+	code := m.Run()
+	if linksDir != "" {
+		os.RemoveAll(linksDir)
+	}
+	os.Exit(code)
+}
+
+var linksDir string
+
+// linksProgram builds fabric-links, once.
+var linksProgram = sync.OnceValues(func() (string, error) {
+	var err error
+	if linksDir, err = os.MkdirTemp("", "fabric-links"); err != nil {
+		return "", err
+	}
+	out := filepath.Join(linksDir, "fabric-links")
+	if b, err := exec.Command("go", "build", "-o", out, "fabric/cmd/fabric-links").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build fabric-links: %w\n%s", err, b)
+	}
+	return out, nil
+})
+
+// document is a gateway with a VRF on one interface and another gateway that is not there. KEY is replaced.
+const document = `
+fabric: {name: test, bgp: {port: 1790}}
+vrfs:
+  - {name: CORE, table: 200, vni: 1000}
+  - {name: OPS, table: 201, vni: 1001}
+sites:
+  - name: here
+    gateways:
+      - name: gw
+        asn: 65001
+        vtep: 10.255.0.1
+        endpoints: [{address: 203.0.113.1}]
+        wireguard: {public-key: "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", private-key-file: KEY}
+        vrfs:
+          - vrf: CORE
+            prefixes: [{prefix: 10.9.0.0/16, next-hop: 10.1.0.9}]
+            interfaces: [{name: eth1, addresses: [10.1.0.1/24, "fd00:1::1/64"]}]
+          - {vrf: OPS}
+  - name: there
+    gateways:
+      - name: far
+        asn: 65002
+        vtep: 10.255.0.2
+        endpoints: [{address: 203.0.113.2}]
+        wireguard: {public-key: "CTUhXQUd5LGpdQCFGj4mzmqd8CBfVGdA3oIFYqf8bQw="}
+        vrfs: [{vrf: CORE, prefixes: [{prefix: 10.2.0.0/16}]}, {vrf: OPS}]
+`
+
+// node is a gateway's host: network and mount namespaces of its own, with the interface eth1.
+type node struct {
+	t    *testing.T
+	pid  int
+	dir  string
+	file string
+	// notify receives what a daemon says to systemd.
+	notify *net.UnixConn
+	logs   []*os.File
+	links  *exec.Cmd // fabric-links, nil while it does not run
+}
+
+func newNode(t *testing.T) *node {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root for network namespaces")
+	}
+	for _, tool := range []string{"unshare", "nsenter", "ip", "nft"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skip("needs ", tool, ": ", err)
+		}
+	}
+	// A socket's path is short: not every test's folder is.
+	dir, err := os.MkdirTemp("", "faults")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{t: t, dir: dir, file: filepath.Join(dir, "fabric.yaml")}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	// /run is the node's own: WireGuard's sockets are in /var/run/wireguard.
+	holder := exec.Command("unshare", "--net", "--mount", "--propagation", "private", "sh", "-c",
+		"mount -t tmpfs faults /run && mkdir /run/wireguard && mount -t sysfs sys /sys && ip link set lo up && "+
+			"ip link add eth1 type veth peer name eth1-host && ip link set eth1 up && ip link set eth1-host up && echo ready && exec cat")
+	// It ends with its standard input: with the test, however that ends.
+	in, err := holder.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { in.Close() })
+	out, err := holder.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	holder.Stderr = &stderr
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = holder.Process.Kill(); _ = holder.Wait() })
+	if line, _ := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+		_ = holder.Wait()
+		t.Skipf("cannot make namespaces: %s", stderr.String())
+	}
+	n.pid = holder.Process.Pid
+	if _, err := config.GenerateKey(n.key()); err != nil {
+		t.Fatal(err)
+	}
+	n.write(document)
+	n.notify, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.notify.Close() })
+	t.Cleanup(func() {
+		for _, f := range n.logs {
+			f.Close()
+			if b, _ := os.ReadFile(f.Name()); t.Failed() {
+				t.Logf("%s:\n%s", filepath.Base(f.Name()), b)
+			}
+		}
+	})
+	return n
+}
+
+func (n *node) key() string    { return filepath.Join(n.dir, "gw.key") }
+func (n *node) state() string  { return filepath.Join(n.dir, "state") }
+func (n *node) socket() string { return filepath.Join(n.dir, "site.sock") }
+func (n *node) linksRun() string {
+	return filepath.Join(n.dir, "links")
+}
+
+// write makes the document the node's.
+func (n *node) write(doc string) {
+	n.t.Helper()
+	if err := os.WriteFile(n.file, []byte(strings.ReplaceAll(doc, "KEY", n.key())), 0o600); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// command runs within the node.
+func (n *node) command(args ...string) *exec.Cmd {
+	return exec.Command("nsenter", append([]string{"-t", strconv.Itoa(n.pid), "--net", "--mount", "--"}, args...)...)
+}
+
+// sh runs shell lines in the node; a failure ends the test.
+func (n *node) sh(lines ...string) string {
+	n.t.Helper()
+	out, err := n.command("sh", "-ec", strings.Join(lines, "\n")).CombinedOutput()
+	if err != nil {
+		n.t.Fatalf("%q: %v\n%s", lines, err, out)
+	}
+	return string(out)
+}
+
+// has says whether a command's output contains a text.
+func (n *node) has(line, text string) bool {
+	n.t.Helper()
+	return strings.Contains(n.sh(line), text)
+}
+
+// host is all that is configured in the node's network namespace, as the host's own tools see it.
+func (n *node) host() string {
+	n.t.Helper()
+	return n.sh("ip -j link | sed 's/\"stats[^}]*}//g'", "ip -j addr", "ip rule", "ip -6 rule", "ip -j route show table all", "ip -j -6 route show table all",
+		"ip -j nexthop", "bridge fdb", "nft list ruleset", "sysctl net.ipv4.ip_forward")
+}
+
+// site is a call of fabric-site in the node, with words before it (setpriv and the like).
+func (n *node) site(before []string, args ...string) *exec.Cmd {
+	self, err := os.Executable()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	args = append(append(slices.Clone(before), self), args...)
+	args = append(args, "--gateway", "gw", "--config", n.file, "--state-dir", n.state())
+	c := n.command(args...)
+	c.Env = append(os.Environ(), asProgram+"=1", "NOTIFY_SOCKET="+n.notify.LocalAddr().String())
+	return c
+}
+
+// run is the daemon's command line.
+func (n *node) run(before ...string) *exec.Cmd {
+	return n.site(before, "run", "--socket", n.socket(), "--links", filepath.Join(n.linksRun(), "links.sock"))
+}
+
+// fails runs a command that must fail with exit code 1 before long and returns what it says.
+func (n *node) fails(c *exec.Cmd) string {
+	n.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = c.Process.Kill() })
+	defer stop()
+	out, err := c.CombinedOutput()
+	if c.ProcessState == nil || c.ProcessState.ExitCode() != 1 {
+		n.t.Fatalf("%v: %v\n%s", c.Args, err, out)
+	}
+	return string(out)
+}
+
+// start starts a daemon; it ends with the test.
+func (n *node) start(name string, c *exec.Cmd) *exec.Cmd {
+	n.t.Helper()
+	f, err := os.Create(filepath.Join(n.dir, fmt.Sprintf("%s-%d.log", name, len(n.logs))))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.logs = append(n.logs, f)
+	c.Stdout, c.Stderr = f, f
+	if err := c.Start(); err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() {
+		if c.ProcessState == nil {
+			_ = c.Process.Kill()
+			_ = c.Wait()
+		}
+	})
+	return c
+}
+
+// startLinks runs fabric-links.
+func (n *node) startLinks() {
+	n.t.Helper()
+	program, err := linksProgram()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	// Tunnel processes outlive the engine; a cleanup ends them.
+	n.t.Cleanup(n.stopLinks)
+	n.links = n.start("fabric-links", n.command(program, "run", "--state-dir", filepath.Join(n.dir, "links-state"), "--run-dir", n.linksRun()))
+	n.waitFor("fabric-links' socket", func() (any, bool) {
+		_, err := os.Stat(filepath.Join(n.linksRun(), "links.sock"))
+		return err, err == nil
+	})
+}
+
+// stopLinks ends fabric-links and removes all that it made.
+func (n *node) stopLinks() {
+	n.t.Helper()
+	if n.links == nil {
+		return
+	}
+	_ = n.links.Process.Kill()
+	_ = n.links.Wait()
+	n.links = nil
+	program, _ := linksProgram()
+	out, err := n.command(program, "cleanup", "--state-dir", filepath.Join(n.dir, "links-state"), "--run-dir", n.linksRun()).CombinedOutput()
+	if err != nil {
+		n.t.Errorf("fabric-links cleanup: %v\n%s", err, out)
+	}
+}
+
+// startSite runs fabric-site until READY.
+func (n *node) startSite() *exec.Cmd {
+	n.t.Helper()
+	c := n.run()
+	c.Env = append(c.Env, "WATCHDOG_USEC=3000000")
+	n.start("fabric-site", c)
+	n.told("READY=1")
+	return c
+}
+
+// told waits until systemd would have been told something.
+func (n *node) told(state string) {
+	n.t.Helper()
+	buf := make([]byte, 4096)
+	var seen []string
+	_ = n.notify.SetReadDeadline(time.Now().Add(patience))
+	for {
+		k, err := n.notify.Read(buf)
+		if err != nil {
+			n.t.Fatalf("systemd was not told %q but %q: %v", state, seen, err)
+		}
+		if seen = append(seen, string(buf[:k])); string(buf[:k]) == state {
+			return
+		}
+	}
+}
+
+const patience = 30 * time.Second
+
+func (n *node) waitFor(what string, ok func() (have any, done bool)) {
+	n.t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		have, done := ok()
+		if done {
+			return
+		}
+		if time.Now().After(end) {
+			n.t.Fatalf("want %s; have %v", what, have)
+		}
+	}
+}
+
+// api is the daemon's gRPC service.
+func (n *node) api() fabricv1.FabricServiceClient {
+	n.t.Helper()
+	conn, err := grpc.NewClient("unix:"+n.socket(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() { conn.Close() })
+	return fabricv1.NewFabricServiceClient(conn)
+}
+
+// status is what the daemon says of itself.
+func (n *node) status(api fabricv1.FabricServiceClient) (*fabricv1.SiteStatus, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	r, err := api.GetSite(ctx, &fabricv1.GetSiteRequest{})
+	return r.GetSite(), err
+}
+
+// wantProblem waits until a problem has all the texts.
+func (n *node) wantProblem(api fabricv1.FabricServiceClient, texts ...string) {
+	n.t.Helper()
+	n.waitFor(fmt.Sprintf("a problem with %q", texts), func() (any, bool) {
+		s, err := n.status(api)
+		if err != nil {
+			return err, false
+		}
+		return strings.Join(s.GetProblems(), "\n"), slices.ContainsFunc(s.GetProblems(), func(p string) bool {
+			return !slices.ContainsFunc(texts, func(x string) bool { return !strings.Contains(p, x) })
+		})
+	})
+}
+
+// wantApplied waits until generation g is in force and nothing is wrong.
+func (n *node) wantApplied(api fabricv1.FabricServiceClient, g uint64) {
+	n.t.Helper()
+	n.waitFor(fmt.Sprintf("generation %d applied and no problem", g), func() (any, bool) {
+		s, err := n.status(api)
+		if err != nil {
+			return err, false
+		}
+		return s, s.GetApplied() == g && s.GetGeneration() == g && len(s.GetProblems()) == 0
+	})
+}
+
+// terminate ends a daemon as systemd does.
+func (n *node) terminate(c *exec.Cmd) {
+	n.t.Helper()
+	if err := c.Process.Signal(syscall.SIGTERM); err != nil {
+		n.t.Fatal(err)
+	}
+	if err := c.Wait(); err != nil {
+		n.t.Fatalf("after SIGTERM: %v", err)
+	}
+}
