@@ -44,7 +44,8 @@ lint: ## gofmt, go vet, staticcheck
 .PHONY: unit
 unit: ## unit and namespace tests with -race, and the coverage that is promised
 	$(GO) build ./...
-	$(GO) test -race -cover -timeout 10m ./... 2>&1 | tee .test.log
+	$(GO) test -race -run '^$$' ./... >/dev/null # compiles
+	$(GO) test -race -cover -p 1 -timeout 15m ./... 2>&1 | tee .test.log # one at a time: many keep time with real neighbours
 	@sh lab/coverage.sh .test.log 85 internal/config policy bgp/rib overlay vrf internal/reconcile
 	@rm -f .test.log
 
@@ -53,10 +54,15 @@ fuzz: ## every fuzz target for FUZZTIME
 	$(GO) test ./internal/config -run '^$$' -fuzz '^FuzzParse$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 20x
 	$(GO) test ./policy -run '^$$' -fuzz '^FuzzMatcher$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 20x
 	$(GO) test ./lab/cloudemu -run '^$$' -fuzz '^FuzzSignature$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 20x
+	$(GO) test ./overlay/bfd -run '^$$' -fuzz '^FuzzDecode$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 20x
 
 .PHONY: units
 units: build ## systemd-analyze verify, and security at most 4.0
 	@sh systemd/check.sh bin
+
+.PHONY: test-vm
+test-vm: ## the kernel's tests and the demo on Debian's kernel with VRF devices and WireGuard, in a virtual machine
+	@lab/vm/test.sh
 
 .PHONY: proto
 proto: ## generate Go from proto/ (buf, protoc-gen-go and protoc-gen-go-grpc on PATH)

@@ -168,6 +168,9 @@ func (c *compiler) server(gv *config.GatewayVRF) Server {
 		}
 		s.Peers = append(s.Peers, p)
 	}
+	// Nobody can listen on a link-local address without its device, and GoBGP v4.8.0 has no way to name one: it would not
+	// start at all. Sessions between link-local addresses are ours to open.
+	s.Listen = slices.DeleteFunc(s.Listen, func(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() })
 	slices.SortFunc(s.Listen, netip.Addr.Compare)
 	s.Listen = slices.Compact(s.Listen)
 	if s.BindDevice == "" && len(s.Listen) == 0 {

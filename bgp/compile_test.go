@@ -66,13 +66,16 @@ func TestCompilePeers(t *testing.T) {
 	far.Multihop, far.UpdateSource = 4, netip.MustParseAddr("172.20.0.9")
 	gv.Peers = []config.Peer{direct, ll, far}
 
+	// A link-local address is none to listen on.
+	gv.Interfaces[0].Addresses = append(gv.Interfaces[0].Addresses, prefix("fe80::9/10"))
+	gv.Peers[1].UpdateSource = netip.MustParseAddr("fe80::9")
 	s := mustCompile(t, doc, HostFacts{}).VRFs[0]
 	if s.BindDevice != "" || !reflect.DeepEqual(s.Listen, []netip.Addr{netip.MustParseAddr("172.20.0.9"), netip.MustParseAddr("2001:db8:20::9")}) {
 		t.Errorf("rules mode listens on %v of %q", s.Listen, s.BindDevice)
 	}
 	for i, want := range []struct{ local, device, nh4, nh6, neighbour string }{
 		{"172.20.0.9", "eth1", "invalid IP", "2001:db8:20::9", "172.20.0.1"},
-		{"invalid IP", "eth1", "172.20.0.9", "2001:db8:20::9", "fe80::1%eth1"},
+		{"fe80::9", "eth1", "172.20.0.9", "2001:db8:20::9", "fe80::1%eth1"},
 		{"172.20.0.9", "", "invalid IP", "invalid IP", "192.0.2.1"},
 	} {
 		p := &s.Peers[i]

@@ -130,6 +130,11 @@ func (n *neighbour) receive(r *received, out *changes) {
 	s := slot{prefix: key.Prefix, rd: key.RD, id: key.PathID}
 	old, known := n.learned[s]
 	if r.withdraw {
+		if n.restarting && !n.up() {
+			// Not the neighbour's word: GoBGP drops a restarting neighbour's paths when any attempt to connect fails
+			// (opensent or openconfirm to idle), and the restart timer with them. Ours runs on (RFC 4724 section 4.2).
+			return
+		}
 		n.forget(s, old, known)
 		out.withdraws = append(out.withdraws, key)
 		return
@@ -285,14 +290,14 @@ func (n *neighbour) change(s *session, now time.Time) outcome {
 		n.log.Warn("session lost", "reason", n.lastError, "graceful", s.graceful)
 		if s.graceful {
 			n.restarting = true
-			n.deadline = time.Time{} // GoBGP's restart timer runs
+			n.deadline = now.Add(n.peer.RestartTime) // GoBGP's own timer, of what the neighbour announced, may end it sooner
 			return markStale
 		}
 		n.restarting, n.deadline = false, time.Time{}
 		n.forgetAll()
 		return withdrawAll
 	case s.expired:
-		n.restarting = false
+		n.restarting, n.deadline = false, time.Time{}
 		n.lastError = s.reason
 		n.log.Warn("neighbour did not come back within its restart time: its paths go")
 		n.forgetAll()
@@ -320,9 +325,17 @@ func (n *neighbour) endOfRIB(family string) bool {
 	return true
 }
 
-// complete drops what the neighbour did not send again.
+// complete drops what the neighbour did not send again; all, if it is not back.
 func (n *neighbour) complete() {
+	restarting := n.restarting
 	n.restarting, n.deadline = false, time.Time{}
+	if !n.up() {
+		if restarting {
+			n.log.Warn("neighbour did not come back within our restart time: its paths go")
+			n.forgetAll()
+		}
+		return
+	}
 	for s, l := range n.learned {
 		if l.generation != n.generation {
 			n.forget(s, l, true)

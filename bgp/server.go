@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -46,8 +48,10 @@ type server struct {
 
 	gobgp *gobgpserver.BgpServer // nil while not running
 	stop  context.CancelFunc     // ends its watcher
-	err   error                  // why not running
-	retry time.Time
+	// device is the index of the device that the listeners are bound to.
+	device int
+	err    error // why not running
+	retry  time.Time
 
 	neighbours map[string]*neighbour
 	byAddress  map[netip.Addr]*neighbour
@@ -72,6 +76,29 @@ func sameSpeaker(a, b *Server) bool {
 	return a.ASN == b.ASN && a.RouterID == b.RouterID && a.Port == b.Port && a.BindDevice == b.BindDevice && slices.Equal(a.Listen, b.Listen)
 }
 
+// deviceIndex is the index of a device, 0 when there is none or the kernel does not say.
+func deviceIndex(name string) int {
+	if name == "" {
+		return 0
+	}
+	i, err := net.InterfaceByName(name)
+	if err != nil {
+		return 0
+	}
+	return i.Index
+}
+
+// stranded says whether the listeners are bound to a device that has since been made anew, as a VRF device is when its
+// table changes: a socket stays with the dead one's index though the name is the same. The intent does not tell, since the
+// device is made after the new intent got here; only the index does. While there is no device there is nothing to bind to.
+func (s *server) stranded() bool {
+	if s.gobgp == nil || s.want.BindDevice == "" {
+		return false
+	}
+	now := deviceIndex(s.want.BindDevice)
+	return now != 0 && now != s.device
+}
+
 // start brings the GoBGP server up.
 func (s *server) start(ctx context.Context) {
 	g := gobgpserver.NewBgpServer(gobgpserver.LoggerOption(s.log, nil))
@@ -92,6 +119,7 @@ func (s *server) boot(ctx context.Context, g *gobgpserver.BgpServer) error {
 	for _, a := range s.want.Listen {
 		global.ListenAddresses = append(global.ListenAddresses, a.String())
 	}
+	s.device = deviceIndex(s.want.BindDevice) // before: one that changes meanwhile shall be noticed
 	starting.Lock()
 	err := g.StartBgp(ctx, &api.StartBgpRequest{Global: global})
 	starting.Unlock()
@@ -230,15 +258,14 @@ func (s *server) session(ctx context.Context, n *neighbour, old *Peer) {
 	}
 	password := ""
 	if n.peer.PasswordFile != "" {
-		b, err := config.ReadSecretFile(n.peer.PasswordFile)
-		if err != nil {
+		var err error
+		if password, err = readKey(n.peer.PasswordFile); err != nil {
 			n.fail("its password file cannot be used", err)
 			if n.added {
 				s.detach(ctx, n)
 			}
 			return
 		}
-		password = string(b)
 	}
 	switch {
 	case !n.added:
@@ -253,6 +280,20 @@ func (s *server) session(ctx context.Context, n *neighbour, old *Peer) {
 	}
 	n.password = password
 	s.attach(ctx, n)
+}
+
+// readKey reads a TCP MD5 key. The line end that editors and echo put behind it is not part of it; an empty one would mean a
+// session without a key.
+func readKey(file string) (string, error) {
+	b, err := config.ReadSecretFile(file)
+	if err != nil {
+		return "", err
+	}
+	key := strings.TrimRight(string(b), "\r\n")
+	if key == "" {
+		return "", fmt.Errorf("secret file %s holds no key; write the neighbour's into it, or take password-file from the peer", file)
+	}
+	return key, nil
 }
 
 // attach adds the neighbour to GoBGP.

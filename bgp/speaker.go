@@ -411,6 +411,15 @@ func (s *Speaker) overdue(ctx context.Context) {
 			}
 			continue
 		}
+		if v.stranded() {
+			v.log.Info("the device was made anew; listening on the new one", "device", v.want.BindDevice)
+			v.halt()
+			v = newServer(v.want, &s.cfg, s.wake)
+			s.servers[vrf] = v
+			v.start(ctx)
+			s.settle(ctx, v, true)
+			continue
+		}
 		for _, n := range v.neighbours {
 			if n.problem != "" && now.After(n.retry) {
 				v.session(ctx, n, &n.peer)
@@ -420,10 +429,7 @@ func (s *Speaker) overdue(ctx context.Context) {
 				v.rejudge(n)
 			}
 			if !n.deadline.IsZero() && now.After(n.deadline) {
-				if n.up() {
-					n.complete()
-				}
-				n.deadline = time.Time{}
+				n.complete()
 				s.cfg.RIB.EndOfRIB(n.source)
 			}
 		}

@@ -211,8 +211,11 @@ func (n *node) ping(to *node) error {
 	return nil
 }
 
-// tunnelPID is the process that carries the node's tunnel.
+// tunnelPID is the process that carries the node's tunnel, 0 if the kernel itself does.
 func (n *node) tunnelPID(device string) (int, error) {
+	if n.inKernel(device) {
+		return 0, nil
+	}
 	// The lock is a record lock: lslocks would tell; the kernel's own table does too, by inode.
 	fi, err := os.Stat(filepath.Join(n.runDir(), "tunnel-"+device+".lock"))
 	if err != nil {
@@ -229,6 +232,34 @@ func (n *node) tunnelPID(device string) (int, error) {
 		}
 	}
 	return 0, fmt.Errorf("nobody holds the lock of %s", device)
+}
+
+// inKernel says whether a device of the node is the kernel's WireGuard.
+func (n *node) inKernel(device string) bool {
+	return strings.Contains(n.try("ip -d link show dev "+device), "\n    wireguard ")
+}
+
+// breakTunnel ends a tunnel: its process, or what the kernel has in its place, the device.
+func (n *node) breakTunnel(device string) {
+	n.t.Helper()
+	switch pid, err := n.tunnelPID(device); {
+	case err != nil:
+		n.t.Fatal(err)
+	case pid == 0:
+		n.must("ip link del " + device)
+	default:
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+}
+
+// keepsAlive says whether a tunnel of the node sends keepalives.
+func (n *node) keepsAlive(device string) (bool, error) {
+	if n.inKernel(device) {
+		out := n.try("wg show " + device + " persistent-keepalive")
+		return !strings.HasSuffix(out, "\toff\n"), nil
+	}
+	out, err := n.uapi(device)
+	return !strings.Contains(out, "persistent_keepalive_interval=0\n"), err
 }
 
 // uapi asks a tunnel process of the node what it holds.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -79,7 +80,7 @@ func runEngine(ctx context.Context, o options) error {
 	g.Go(func() error { return engine.Run(ctx) })
 	g.Go(func() error { return links.Serve(ctx, engine, o.socketPath(), log) })
 	if o.metrics != "" {
-		g.Go(func() error { return serveMetrics(ctx, o.metrics, engine) })
+		g.Go(func() error { return serveMetrics(ctx, o.metrics, metricsHandler(engine), metricsRetry, log) })
 	}
 	// SIGHUP means look again; all else that could be reloaded comes in the plan.
 	hangup := make(chan os.Signal, 1)
@@ -127,23 +128,57 @@ func runEngine(ctx context.Context, o options) error {
 // notify tells systemd; without one there is nobody to tell, and no harm.
 func notify(state string) { _, _ = daemon.SdNotify(false, state) }
 
-func serveMetrics(ctx context.Context, address string, e *links.Engine) error {
+// metricsRetry is the time between attempts to serve metrics.
+const metricsRetry = 5 * time.Second
+
+func metricsHandler(e *links.Engine) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(links.NewCollector(e), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	return mux
+}
+
+// serveMetrics serves until ctx ends. An address that cannot be bound, because it comes later or somebody else has it, is no reason to
+// leave tunnels alone: it is said once and tried on.
+func serveMetrics(ctx context.Context, address string, h http.Handler, retry time.Duration, log *slog.Logger) error {
+	said := ""
+	for {
+		err := serveOnce(ctx, address, h, func() {
+			said = ""
+			log.Info("metrics are served", "address", address)
+		})
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err.Error() != said {
+			said = err.Error()
+			log.Warn("metrics are not served; trying on", "address", address, "every", retry, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(retry):
+		}
+	}
+}
+
+func serveOnce(ctx context.Context, address string, h http.Handler, bound func()) error {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
-		return fmt.Errorf("metrics on %s: %w", address, err)
+		return err
 	}
-	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	bound()
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
 	select {
 	case err := <-done:
-		return fmt.Errorf("metrics on %s: %w", address, err)
+		return err
 	case <-ctx.Done():
-		return s.Close()
+		err := s.Close()
+		<-done
+		return err
 	}
 }
 

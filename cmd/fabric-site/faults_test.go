@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -35,9 +35,7 @@ func TestMalformedDocument(t *testing.T) {
 			t.Errorf("%q is not among\n%s", want, out)
 		}
 	}
-	if after := n.host(); after != before {
-		t.Errorf("the host changed:\n%s\nbefore:\n%s", after, before)
-	}
+	n.wantHost("a refused document", before)
 }
 
 // Without the right to change the network the daemon says which one is missing, at once.
@@ -65,7 +63,7 @@ func TestDaemon(t *testing.T) {
 	n := newNode(t)
 	// What is somebody else's and must outlive all of this.
 	n.sh("ip link add lan type veth peer name lan-host", "ip addr add 192.168.7.1/24 dev lan", "ip link set lan up",
-		"ip route add 10.77.0.0/16 via 192.168.7.9 table 200 proto static", "ip rule add pref 200 from 192.168.7.0/24 lookup 77",
+		"ip route add 10.77.0.0/16 via 192.168.7.9 table 77 proto static", "ip rule add pref 200 from 192.168.7.0/24 lookup 77",
 		"nft add table inet theirs", "ip nexthop add id 7 blackhole")
 	before := n.host()
 	n.startLinks()
@@ -85,10 +83,10 @@ func TestDaemon(t *testing.T) {
 		}
 	}
 
-	if out := n.fails(n.run()); !strings.Contains(out, n.state()) || !strings.Contains(out, "already") {
+	if out := n.fails(n.run()); !strings.Contains(out, n.state()+" is in use by process "+strconv.Itoa(site.Process.Pid)) {
 		t.Errorf("second daemon: %s", out)
 	}
-	if out := n.fails(n.site(nil, "cleanup")); !strings.Contains(out, n.state()) {
+	if out := n.fails(n.site(nil, "cleanup")); !strings.Contains(out, n.state()+" is in use by process") {
 		t.Errorf("cleanup under a running daemon: %s", out)
 	}
 
@@ -103,9 +101,7 @@ func TestDaemon(t *testing.T) {
 	if s, err := n.status(api); err != nil || s.GetGeneration() != 1 {
 		t.Errorf("%v %v", s, err)
 	}
-	if after := n.host(); after != running {
-		t.Errorf("a bad document changed the host:\n%s\nbefore:\n%s", after, running)
-	}
+	n.wantHost("a bad document", running)
 	n.write(strings.Replace(document, "10.9.0.0/16", "10.10.0.0/16", 1))
 	if err := site.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
@@ -118,18 +114,15 @@ func TestDaemon(t *testing.T) {
 	running = n.host()
 	n.terminate(site)
 	n.told("STOPPING=1")
-	if after := n.host(); after != running {
-		t.Errorf("the stop changed the host:\n%s\nbefore:\n%s", after, running)
-	}
-	n.sh("ip monitor route rule nexthop link address > " + n.dir + "/monitor & echo $! > " + n.dir + "/monitor.pid")
+	n.wantHost("the stop", running)
+	monitor := n.start("monitor", n.command("ip", "monitor", "route", "rule", "nexthop"))
 	site = n.startSite()
 	n.wantApplied(n.api(), 2)
-	n.sh("kill $(cat " + n.dir + "/monitor.pid)")
-	if after := n.host(); after != running {
-		t.Errorf("a second start changed the host:\n%s\nbefore:\n%s", after, running)
-	}
-	if seen, err := os.ReadFile(filepath.Join(n.dir, "monitor")); err != nil || strings.Contains(string(seen), "table 200") {
-		t.Errorf("a second start touched routes: %s %v", seen, err)
+	_ = monitor.Process.Kill()
+	_ = monitor.Wait()
+	n.wantHost("a second start", running)
+	if seen := n.logOf("monitor"); strings.Contains(seen, "table 200") {
+		t.Errorf("a second start touched routes:\n%s", seen)
 	}
 	n.terminate(site)
 
@@ -141,15 +134,7 @@ func TestDaemon(t *testing.T) {
 		t.Errorf("second cleanup: %v %s", err, out)
 	}
 	n.stopLinks()
-	// Sysctls stay as they are: nobody knows what they were for others meanwhile.
-	if after := n.host(); withoutSysctls(after) != withoutSysctls(before) {
-		t.Errorf("after cleanup:\n%s\nbefore:\n%s", after, before)
-	}
-}
-
-func withoutSysctls(host string) string {
-	i := strings.LastIndex(host, "net.ipv4.ip_forward")
-	return host[:i]
+	n.wantHost("all of it", before)
 }
 
 // A private key that others may read is refused, and the gateway's status says so; all that needs no tunnel works.

@@ -193,11 +193,37 @@ func (n *node) has(line, text string) bool {
 	return strings.Contains(n.sh(line), text)
 }
 
-// host is all that is configured in the node's network namespace, as the host's own tools see it.
-func (n *node) host() string {
+// host is all that is configured in the node's network namespace, as the host's own tools see it: a line each, in order. What
+// the kernel adds for link-local and multicast when it comes to it is left out.
+func (n *node) host() []string {
 	n.t.Helper()
-	return n.sh("ip -j link | sed 's/\"stats[^}]*}//g'", "ip -j addr", "ip rule", "ip -6 rule", "ip -j route show table all", "ip -j -6 route show table all",
-		"ip -j nexthop", "bridge fdb", "nft list ruleset", "sysctl net.ipv4.ip_forward")
+	var lines []string
+	for l := range strings.Lines(n.sh("ip -o link", "ip -o addr", "ip rule", "ip -6 rule", "ip route show table all", "ip -6 route show table all",
+		"ip nexthop", "bridge fdb", "ip neigh show nud permanent", "nft list ruleset")) {
+		if slices.ContainsFunc([]string{"fe80::", "ff00::", "33:33:", "01:00:5e:"}, func(s string) bool { return strings.Contains(l, s) }) {
+			continue
+		}
+		lines = append(lines, strings.TrimSpace(l))
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// wantHost compares the host with what it was.
+func (n *node) wantHost(what string, before []string) {
+	n.t.Helper()
+	after := n.host()
+	less := func(a, b []string) (out []string) {
+		for _, l := range a {
+			if !slices.Contains(b, l) {
+				out = append(out, l)
+			}
+		}
+		return out
+	}
+	if !slices.Equal(before, after) {
+		n.t.Errorf("%s changed the host; gone:\n%s\nnew:\n%s", what, strings.Join(less(before, after), "\n"), strings.Join(less(after, before), "\n"))
+	}
 }
 
 // site is a call of fabric-site in the node, with words before it (setpriv and the like).
@@ -230,6 +256,21 @@ func (n *node) fails(c *exec.Cmd) string {
 		n.t.Fatalf("%v: %v\n%s", c.Args, err, out)
 	}
 	return string(out)
+}
+
+// logOf is what the daemon of that name has printed.
+func (n *node) logOf(name string) string {
+	n.t.Helper()
+	for _, f := range n.logs {
+		if strings.HasPrefix(filepath.Base(f.Name()), name+"-") {
+			b, err := os.ReadFile(f.Name())
+			if err != nil {
+				n.t.Fatal(err)
+			}
+			return string(b)
+		}
+	}
+	return ""
 }
 
 // start starts a daemon; it ends with the test.

@@ -201,9 +201,11 @@ type gate struct {
 	fake   *fakeLinks
 	cfg    Config
 	// ready is closed when the Site says READY.
-	ready chan struct{}
-	end   func()
-	log   *logBuffer
+	ready  chan struct{}
+	cancel context.CancelFunc
+	done   chan error // Run's
+	end    func()
+	log    *logBuffer
 }
 
 // logBuffer keeps the log for when a test fails.
@@ -258,17 +260,22 @@ func newGate(t *testing.T, doc string) *gate {
 
 func newGateOn(t *testing.T, doc string, k *kerneltest.Kernel, dir string) *gate {
 	t.Helper()
+	return newGateOf(t, "gw", doc, k, dir)
+}
+
+func newGateOf(t *testing.T, name, doc string, k *kerneltest.Kernel, dir string) *gate {
+	t.Helper()
 	g := &gate{t: t, kernel: k, fake: newFakeLinks(k), file: filepath.Join(dir, "fabric.yaml"), ready: make(chan struct{}), log: &logBuffer{}}
 	if err := os.WriteFile(g.file, []byte(doc), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	store, err := config.Open(filepath.Join(dir, "state"), g.file, "gw")
+	store, err := config.Open(filepath.Join(dir, "state"), g.file, name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
 	g.cfg = Config{
-		Gateway: "gw", Store: store, Kernel: k, Links: g.fake, StateDir: filepath.Join(dir, "state"), Version: "test",
+		Gateway: name, Store: store, Kernel: k, Links: g.fake, StateDir: filepath.Join(dir, "state"), Version: "test",
 		Cloud: func(context.Context, cloud.Wish, *slog.Logger) (cloud.VPC, error) {
 			return nil, errors.New("no cloud here")
 		},
@@ -291,12 +298,12 @@ func (g *gate) start() *gate {
 		g.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- g.Run(ctx) }()
+	g.cancel, g.done = cancel, make(chan error, 1)
+	go func() { g.done <- g.Run(ctx) }()
 	g.end = sync.OnceFunc(func() {
 		cancel()
 		select {
-		case err := <-done:
+		case err := <-g.done:
 			if err != nil {
 				g.t.Errorf("Run: %v", err)
 			}

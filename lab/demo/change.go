@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"fabric/lab/clab"
@@ -143,7 +145,16 @@ type stream struct {
 	pair [2]string
 	cmd  *exec.Cmd
 	out  bytes.Buffer
+	// said is what ping writes beside its answers: its count, when asked.
+	said shared
 }
+
+const (
+	// interval is the time between two packets of a stream.
+	interval = 20 * time.Millisecond
+	// onTheWay is how long an answer may take.
+	onTheWay = time.Second
+)
 
 // streams starts a ping of 50 packets a second for every pair of the topology.
 func (d *demo) streams(ctx context.Context) ([]*stream, error) {
@@ -152,9 +163,9 @@ func (d *demo) streams(ctx context.Context) ([]*stream, error) {
 		pairs, _ := d.expectations(prefix)
 		for _, pair := range pairs {
 			dst := d.label(pair[1], address)
-			argv := append([]string{"ping", "-n", "-q", "-i", "0.02", "-W", "1"}, d.inVRF(pair[0], dst)...)
+			argv := append([]string{"ping", "-n", "-i", strconv.FormatFloat(interval.Seconds(), 'f', -1, 64), "-W", "1"}, d.inVRF(pair[0], dst)...)
 			s := &stream{pair: pair, cmd: d.lab.Node(pair[0]).Command(ctx, append(argv, dst)...)}
-			s.cmd.Stdout = &s.out
+			s.cmd.Stdout, s.cmd.Stderr = &s.out, &s.said
 			if err := s.cmd.Start(); err != nil {
 				return all, err
 			}
@@ -164,26 +175,59 @@ func (d *demo) streams(ctx context.Context) ([]*stream, error) {
 	return all, nil
 }
 
-// end stops the pings and counts.
+// sent asks a running ping how many requests it has sent.
+func (s *stream) sent() (int, error) {
+	// SIGQUIT has ping write its count and go on.
+	if err := s.cmd.Process.Signal(syscall.SIGQUIT); err != nil {
+		return 0, err
+	}
+	var n int
+	_, err := until(context.Background(), 2*time.Second, func(context.Context) error {
+		m := countPattern.FindStringSubmatch(s.said.String())
+		if m == nil {
+			return fmt.Errorf("ping does not say how much it sent: %q", s.said.String())
+		}
+		var err error
+		n, err = strconv.Atoi(m[1])
+		return err
+	})
+	return n, err
+}
+
+// end counts what was sent up to now, lets the answers come, ends the pings and demands an answer to each one counted.
+// Only then: a ping that is stopped would call lost what is on its way.
 func end(all []*stream) (sent, lost int, detail []string) {
+	counts := make([]int, len(all))
+	for i, s := range all {
+		n, err := s.sent()
+		if err != nil || n == 0 {
+			lost++
+			detail = append(detail, fmt.Sprintf("%s > %s: no count: %v", s.pair[0], s.pair[1], err))
+		}
+		counts[i] = n
+		sent += n
+	}
+	time.Sleep(onTheWay)
 	for _, s := range all {
 		_ = s.cmd.Process.Signal(interrupt)
 	}
-	for _, s := range all {
+	for i, s := range all {
 		_ = s.cmd.Wait()
-		m := receivedPattern.FindStringSubmatch(s.out.String())
-		if m == nil {
-			lost++
-			detail = append(detail, fmt.Sprintf("%s > %s: no summary: %s", s.pair[0], s.pair[1], s.out.String()))
-			continue
+		answered := map[int]bool{}
+		for _, m := range answerPattern.FindAllStringSubmatch(s.out.String(), -1) {
+			n, _ := strconv.Atoi(m[1])
+			answered[n] = true
 		}
-		tx, _ := strconv.Atoi(m[1])
-		rx, _ := strconv.Atoi(m[2])
-		sent += tx
-		// The last packet may be on its way when ping is stopped.
-		if missing := tx - rx; missing > 1 {
-			lost += missing
-			detail = append(detail, fmt.Sprintf("%s > %s: %d of %d lost", s.pair[0], s.pair[1], missing, tx))
+		var missing []int
+		for n := 1; n <= counts[i]; n++ {
+			if !answered[n] {
+				missing = append(missing, n)
+			}
+		}
+		if len(missing) > 0 {
+			lost += len(missing)
+			detail = append(detail, fmt.Sprintf("%s > %s: %d of %d lost, first number %d, last %d",
+				s.pair[0], s.pair[1], len(missing), counts[i], missing[0], missing[len(missing)-1]))
 		}
 	}
 	return sent, lost, detail
@@ -240,7 +284,76 @@ func (d *demo) restarts(ctx context.Context) (string, error) {
 	return strings.Join(lines, "\n"), errors.Join(errs...)
 }
 
+// held are the commands that tell all a gateway's kernel holds that the daemons write, each with what is no part of it.
+var held = []struct {
+	argv    []string
+	without *regexp.Regexp
+}{
+	// -s leaves counters out where nft knows it for JSON; the handles stay: what is made anew has another.
+	{argv: []string{"nft", "-j", "-s", "list", "ruleset"}, without: regexp.MustCompile(`"packets": \d+, "bytes": \d+`)},
+	{argv: []string{"bridge", "fdb", "show"}},
+	{argv: []string{"ip", "neigh", "show", "nud", "permanent"}},
+	{argv: []string{"ip", "-d", "link", "show"}, without: regexp.MustCompile(`\w+_timer +[\d.]+`)},
+	{argv: []string{"ip", "-N", "address", "show"}},
+	{argv: []string{"ip", "-4", "-N", "rule", "show"}},
+	{argv: []string{"ip", "-6", "-N", "rule", "show"}},
+	{argv: []string{"ip", "-4", "-N", "route", "show", "table", "all"}},
+	{argv: []string{"ip", "-6", "-N", "route", "show", "table", "all"}},
+	{argv: []string{"ip", "-N", "nexthop", "show"}},
+}
+
+// holdings are the lines of all commands of held on a gateway, each behind its command.
+func (d *demo) holdings(ctx context.Context, gateway string) ([]string, error) {
+	var all []string
+	for _, h := range held {
+		out, err := d.run(ctx, gateway, h.argv...)
+		if err != nil {
+			return nil, err
+		}
+		if h.argv[0] == "nft" {
+			// One line otherwise: nobody could see what differs.
+			out = strings.ReplaceAll(out, `}, {"`, "},\n{\"")
+		}
+		if h.without != nil {
+			out = h.without.ReplaceAllString(out, "")
+		}
+		n := 0
+		for line := range strings.SplitSeq(out, "\n") {
+			if line = strings.TrimSpace(line); line != "" {
+				all = append(all, strings.Join(h.argv, " ")+": "+line)
+				n++
+			}
+		}
+		if n == 0 {
+			return nil, fmt.Errorf("%s: %s prints nothing: there is nothing to compare", gateway, strings.Join(h.argv, " "))
+		}
+	}
+	// The kernel lists some of them in no order.
+	slices.Sort(all)
+	return all, nil
+}
+
+// changed are the lines that only one of two sorted lists has.
+func changed(before, after []string) []string {
+	var words []string
+	for len(before) > 0 || len(after) > 0 {
+		switch {
+		case len(after) == 0 || len(before) > 0 && before[0] < after[0]:
+			words, before = append(words, "- "+before[0]), before[1:]
+		case len(before) == 0 || after[0] < before[0]:
+			words, after = append(words, "+ "+after[0]), after[1:]
+		default:
+			before, after = before[1:], after[1:]
+		}
+	}
+	return words
+}
+
 func (d *demo) secondStart(ctx context.Context) (string, error) {
+	before, err := d.holdings(ctx, "sz-gw")
+	if err != nil {
+		return "", err
+	}
 	monitor := d.lab.Node("sz-gw").Command(ctx, "ip", "-N", "monitor", "route", "rule", "nexthop", "link", "address")
 	var out bytes.Buffer
 	monitor.Stdout = &out
@@ -251,8 +364,16 @@ func (d *demo) secondStart(ctx context.Context) (string, error) {
 	if _, err := d.restart(ctx, "sz-gw", "TERM"); err != nil {
 		return "", err
 	}
+	after, err := d.holdings(ctx, "sz-gw")
+	if err != nil {
+		return "", err
+	}
 	_ = monitor.Process.Signal(interrupt)
 	_ = monitor.Wait()
+	var errs []error
+	if lines := changed(before, after); len(lines) > 0 {
+		errs = append(errs, fmt.Errorf("the kernel holds something else than before:\n%s", strings.Join(lines, "\n")))
+	}
 	var changes []string
 	for line := range strings.SplitSeq(out.String(), "\n") {
 		if strings.Contains(line, "proto "+protoSite) || strings.Contains(line, "proto "+protoLinks) || strings.Contains(line, "Deleted") {
@@ -260,9 +381,13 @@ func (d *demo) secondStart(ctx context.Context) (string, error) {
 		}
 	}
 	if len(changes) > 0 {
-		return strings.Join(changes, "\n"), fmt.Errorf("%d changes of ours in the kernel", len(changes))
+		errs = append(errs, fmt.Errorf("%d changes of ours in the kernel meanwhile:\n%s", len(changes), strings.Join(changes, "\n")))
 	}
-	return "no route, rule, next hop, link or address of ours was touched in the kernel", nil
+	if err := errors.Join(errs...); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d lines of nft, bridge and ip (links, addresses, neighbours, rules, routes, next hops) are the same before and after, handles too; "+
+		"no route, rule, next hop, link or address of ours was touched between", len(before)), nil
 }
 
 // timing measures how long an added prefix takes to the remote kernels, n times, and prints one JSON object.

@@ -15,6 +15,7 @@ import (
 	"fabric/internal/config"
 	"fabric/internal/kernel"
 	"fabric/lab/clab"
+	"fabric/vrf"
 )
 
 var interrupt = syscall.SIGINT
@@ -79,6 +80,8 @@ type status struct {
 	Applied    string   `json:"applied"`
 	Ready      bool     `json:"ready"`
 	Problems   []string `json:"problems"`
+	// Backend is how the gateway makes VRFs: a vrf.Backend.
+	Backend vrf.Backend `json:"backend"`
 }
 
 func (d *demo) status(ctx context.Context, gateway string) (status, error) {
@@ -135,8 +138,39 @@ func (d *demo) comesUp(ctx context.Context) (string, error) {
 	}); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%d gateways, all sessions established %.1fs after the check began, VPC tables filled %.1fs after the lab's start",
-		len(d.gateways()), took.Seconds(), time.Since(d.started).Seconds()), nil
+	lines := []string{fmt.Sprintf("%d gateways, all sessions established %.1fs after the check began, VPC tables filled %.1fs after the lab's start",
+		len(d.gateways()), took.Seconds(), time.Since(d.started).Seconds())}
+	for _, g := range d.gateways() {
+		made, err := d.made(ctx, g)
+		if err != nil {
+			return "", err
+		}
+		lines = append(lines, g+": "+made)
+	}
+	return strings.Join(lines, "\n"), nil
+}
+
+// made says what a gateway's VRFs and tunnels are made of, and keeps the former for inVRF.
+func (d *demo) made(ctx context.Context, gateway string) (string, error) {
+	status, err := d.status(ctx, gateway)
+	if err != nil {
+		return "", err
+	}
+	d.backends[gateway] = status.Backend
+	var answer struct {
+		Tunnels []struct {
+			Implementation string `json:"implementation"`
+		} `json:"tunnels"`
+	}
+	if err := d.ctlJSON(ctx, gateway, &answer, "tunnel", "list"); err != nil {
+		return "", err
+	}
+	var kinds []string
+	for _, t := range answer.Tunnels {
+		kinds = append(kinds, t.Implementation)
+	}
+	slices.Sort(kinds)
+	return fmt.Sprintf("VRFs by %s, WireGuard by %s", status.Backend, strings.Join(slices.Compact(kinds), " and ")), nil
 }
 
 // expectations reads the topology's labels: which node pings which, and the ttl that comes back.
@@ -185,7 +219,7 @@ func (d *demo) pings(ctx context.Context, prefix, address string) (string, error
 	return strings.Join(lines, "\n"), errors.Join(errs...)
 }
 
-// inVRF are ping's options on a gateway: from its loopback in CORE, by that VRF's table.
+// inVRF are ping's options on a gateway: from its loopback in CORE, by that VRF's device or table.
 func (d *demo) inVRF(node, dst string) []string {
 	_, gw, ok := d.doc.Find(node)
 	if !ok {
@@ -197,6 +231,9 @@ func (d *demo) inVRF(node, dst string) []string {
 		}
 		for _, l := range v.Loopbacks {
 			if l.Addr().Is6() == strings.Contains(dst, ":") {
+				if d.backends[node] == vrf.Devices {
+					return []string{"-I", "CORE", "-I", l.Addr().String()}
+				}
 				core, _ := d.doc.VRF("CORE")
 				return []string{"-m", strconv.Itoa(int(core.Table)), "-I", l.Addr().String()}
 			}

@@ -1,7 +1,7 @@
 // Command demo brings the three-sites fabric up in network namespaces of this host, proves with real traffic that it does what
 // it should, prints each check with its evidence, and takes it down again.
 //
-//	demo [--keep] [--down] [TOPOLOGY.clab.yml]
+//	demo [--keep] [--down] [--limit DURATION] [--dir FOLDER] [TOPOLOGY.clab.yml]
 //
 // Exit code 0: every check held; its last line is then "demo: ok, N checks".
 package main
@@ -22,15 +22,15 @@ import (
 
 	"fabric/internal/config"
 	"fabric/lab/netns"
+	"fabric/vrf"
 )
-
-// limit bounds the whole demo: it is a check, not a wait.
-const limit = 4 * time.Minute
 
 func main() {
 	keep := flag.Bool("keep", false, "leave the fabric up and say how to look around")
 	down := flag.Bool("down", false, "only take down what --keep left")
+	limit := flag.Duration("limit", 4*time.Minute, "end after so long: it is a check, not a wait")
 	timing := flag.Int("timing", 0, "after the checks, add and delete a prefix so many times and print the times as JSON")
+	dir := flag.String("dir", "", "the lab's folder (default "+netns.DefaultRoot+"/NAME), so that two demos can run beside each other")
 	flag.Parse()
 	topology := "lab/topologies/three-sites/three-sites.clab.yml"
 	if flag.NArg() == 1 {
@@ -38,29 +38,29 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, topology, *keep, *down, *timing); err != nil {
+	if err := run(ctx, topology, netns.Options{Dir: *dir}, *keep, *down, *timing, *limit); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		stop()
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, topology string, keep, down bool, timing int) (err error) {
+func run(ctx context.Context, topology string, opts netns.Options, keep, down bool, timing int, limit time.Duration) (err error) {
 	// What an earlier demo left is in the way, and ours to remove.
-	if err := netns.Down(ctx, topology, netns.Options{}); err != nil || down {
+	if err := netns.Down(ctx, topology, opts); err != nil || down {
 		return err
 	}
 	prepare := exec.CommandContext(ctx, "sh", filepath.Join(filepath.Dir(topology), "prepare.sh"))
 	if out, err := prepare.CombinedOutput(); err != nil {
 		return fmt.Errorf("prepare the gateways' folders: %w: %s", err, out)
 	}
-	d := &demo{out: os.Stdout, started: time.Now()}
+	d := &demo{out: os.Stdout, started: time.Now(), backends: map[string]vrf.Backend{}}
 	if d.doc, err = readDocument(filepath.Join(filepath.Dir(topology), ".run", "fabric.yaml")); err != nil {
 		return err
 	}
 	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if d.lab, err = netns.Up(bounded, topology, netns.Options{}); err != nil {
+	if d.lab, err = netns.Up(bounded, topology, opts); err != nil {
 		return err
 	}
 	if !keep {
@@ -80,7 +80,7 @@ func run(ctx context.Context, topology string, keep, down bool, timing int) (err
 		}
 	}
 	if keep {
-		d.guide(topology)
+		d.guide(topology, opts.Dir)
 	}
 	if d.failed > 0 {
 		d.logs()
@@ -105,6 +105,8 @@ type demo struct {
 	out          io.Writer
 	started      time.Time
 	done, failed int
+	// backends tells how each gateway makes VRFs, once it is up.
+	backends map[string]vrf.Backend
 }
 
 // check runs one proof and prints it with its evidence.
@@ -141,7 +143,11 @@ func (d *demo) logs() {
 }
 
 // guide says how to look around in a fabric that was left up.
-func (d *demo) guide(topology string) {
+func (d *demo) guide(topology, dir string) {
+	lab, down := "go run ./lab exec", "make demo-down"
+	if dir != "" {
+		lab, down = "go run ./lab --dir "+dir+" exec", "go run ./lab/demo --down --dir "+dir+" "+topology
+	}
 	fmt.Fprintf(d.out, "\nThe fabric stays up. Look around, for example:\n")
 	for _, line := range []string{
 		"sz-gw -- /opt/fabric/bin/fabricctl site status",
@@ -153,7 +159,7 @@ func (d *demo) guide(topology string) {
 		"sz-host -- ping -c 3 172.31.185.159",
 		"gz-core -- vtysh -c 'show bgp ipv4 unicast'",
 	} {
-		fmt.Fprintf(d.out, "  go run ./lab exec %s %s\n", topology, line)
+		fmt.Fprintf(d.out, "  %s %s %s\n", lab, topology, line)
 	}
-	fmt.Fprintf(d.out, "  make demo-down   # removes it\n\n")
+	fmt.Fprintf(d.out, "  %s   # removes it\n\n", down)
 }

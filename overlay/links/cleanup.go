@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"fabric/internal/kernel"
 	"fabric/internal/reconcile"
@@ -29,6 +30,10 @@ func Cleanup(ctx context.Context, h kernel.Host, processes Processes, store *Sto
 			errs = append(errs, fmt.Errorf("stop tunnel process of %s: %w", d, err))
 			continue
 		}
+		if err := awaitEnd(ctx, processes, d); err != nil {
+			errs = append(errs, fmt.Errorf("stop tunnel process of %s: %w", d, err))
+			continue
+		}
 		say("stopped tunnel process of " + d)
 	}
 	errs = append(errs, removeAll(ctx, kindLink, h.Links(kernel.KindWireGuard), say))
@@ -38,6 +43,38 @@ func Cleanup(ctx context.Context, h kernel.Host, processes Processes, store *Sto
 		errs = append(errs, os.Remove(f))
 	}
 	return errors.Join(errs...)
+}
+
+// awaitEnd waits for a tunnel process that was asked to end, kills it when it takes too long, and sweeps.
+func awaitEnd(ctx context.Context, processes Processes, device string) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	late := time.NewTimer(stopWithin)
+	defer late.Stop()
+	killed := false
+	for {
+		alive, err := processes.Alive(device)
+		if err != nil {
+			return err
+		}
+		if !alive {
+			return processes.Sweep(device)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		case <-late.C:
+			if killed {
+				return fmt.Errorf("it runs on after SIGKILL")
+			}
+			killed = true
+			if err := processes.Kill(device); err != nil {
+				return err
+			}
+			late.Reset(stopWithin)
+		}
+	}
 }
 
 func removeAll[K comparable, V any](ctx context.Context, kind string, edge reconcile.Edge[K, V], say func(string)) error {

@@ -50,10 +50,12 @@ type Config struct {
 	Store *Store
 	// Resync is the time between passes when nothing wakes the engine. Default 3 s.
 	Resync time.Duration
-	// Beat is called after every pass, Ready once after the first.
+	// Beat is called after every pass and before every step that may take seconds, Ready once after the first.
 	Beat, Ready func()
-	// Now is the clock. Default time.Now.
+	// Now is the clock that durations are measured by: time.Now, the default, has a monotonic reading.
 	Now func() time.Time
+	// Wall is the clock that WireGuard dates handshakes by, and may step. Default Now.
+	Wall func() time.Time
 }
 
 // settle is the least time between passes that events cause: a burst of events is one pass.
@@ -77,6 +79,8 @@ type Engine struct {
 	plan    *overlay.Plan
 	tunnels map[string]*tunnel
 	vteps   map[string]VTEPState
+	// stopping are devices whose tunnel processes were asked to end, and when.
+	stopping map[string]time.Time
 	// said remembers which error was logged for an object, so that it is logged once.
 	said map[[2]string]string
 }
@@ -89,6 +93,10 @@ type tunnel struct {
 	endpoint string
 	// learnt is where the other end was at the last handshake.
 	learnt netip.AddrPort
+	// forgot is since when WireGuard knows of no handshake, zero while it does.
+	forgot time.Time
+	// handshake is the last one.
+	handshake handshake
 	// process says how starts of the tunnel process went.
 	process respawn
 }
@@ -111,6 +119,9 @@ func New(cfg Config) *Engine {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Wall == nil {
+		cfg.Wall = cfg.Now
+	}
 	e := &Engine{
 		cfg:      cfg,
 		started:  cfg.Now(),
@@ -119,6 +130,7 @@ func New(cfg Config) *Engine {
 		watchers: map[chan struct{}]struct{}{},
 		tunnels:  map[string]*tunnel{},
 		vteps:    map[string]VTEPState{},
+		stopping: map[string]time.Time{},
 		said:     map[[2]string]string{},
 
 		addresses: cfg.Host.Addresses(kernel.ProtocolLinks),
@@ -277,10 +289,15 @@ func (e *Engine) onePass(ctx context.Context) []Object {
 			break
 		}
 	}
+	e.beat()
+	return objects
+}
+
+// beat tells that the engine gets on.
+func (e *Engine) beat() {
 	if e.cfg.Beat != nil {
 		e.cfg.Beat()
 	}
-	return objects
 }
 
 // publish makes s the state and wakes watchers if it differs from the former.

@@ -90,18 +90,19 @@ func TestHandshakeLiveness(t *testing.T) {
 		name   string
 		tunnel overlay.Tunnel
 		last   time.Time
+		age    time.Duration
 		alive  bool
 		reason string
 	}{
-		{"never, dialling", dials, time.Time{}, false, "dials 192.0.2.2:51820"},
-		{"never, passive", overlay.Tunnel{Remote: "b"}, time.Time{}, false, "waits for b"},
-		{"fresh", dials, now, true, "handshake"},
-		{"just before", dials, now.Add(time.Millisecond - RejectAfter), true, "handshake"},
-		{"too old", dials, now.Add(-RejectAfter), false, "older than 3m0s"},
+		{"never, dialling", dials, time.Time{}, 0, false, "dials 192.0.2.2:51820"},
+		{"never, passive", overlay.Tunnel{Remote: "b"}, time.Time{}, 0, false, "waits for b"},
+		{"fresh", dials, now, 0, true, "handshake"},
+		{"just before", dials, now, RejectAfter - time.Millisecond, true, "handshake"},
+		{"too old", dials, now, RejectAfter, false, "older than 3m0s"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			alive, reason := Handshake{}.Alive(tt.tunnel, Facts{LastHandshake: tt.last}, now)
+			alive, reason := Handshake{}.Alive(tt.tunnel, Facts{LastHandshake: tt.last, Age: tt.age}, now)
 			if alive != tt.alive || !strings.Contains(reason, tt.reason) {
 				t.Errorf("%v, %q", alive, reason)
 			}

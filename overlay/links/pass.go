@@ -60,7 +60,7 @@ func (e *Engine) pass(ctx context.Context) *pass {
 	routes := kind[kernel.RouteKey, kernel.Route]{name: kindRoute, edge: h.Routes(kernel.ProtocolLinks, kernel.MainTable), label: routeName}
 	backstops := routes
 	backstops.keep = func(kernel.RouteKey, kernel.Route) bool { return true }
-	_, _ = converge(p, backstops, want.backstops)
+	before, routesErr := converge(p, backstops, want.backstops)
 
 	e.sysctls(p, hostSysctls)
 	e.sysctls(p, want.sysctls)
@@ -95,7 +95,10 @@ func (e *Engine) pass(ctx context.Context) *pass {
 			err := e.cfg.Processes.Kill(d)
 			e.logOp("kill (it does not answer)", kindProcess, d, err)
 			p.note(kindProcess, d, cmp.Or(err, errHung))
+			continue
 		}
+		f.Age = e.tunnels[d].handshake.age(f.LastHandshake, now, e.cfg.Wall())
+		facts[d] = f
 	}
 	// WireGuard can be asked only where it answers.
 	answering := map[string]kernel.WireGuard{}
@@ -123,7 +126,10 @@ func (e *Engine) pass(ctx context.Context) *pass {
 
 	unknown := e.judge(plan, found, linksErr == nil, facts, factsErr == nil, now)
 	wantRoutes := maps.Clone(want.backstops)
-	active, held := e.choose(plan, wantRoutes, unknown, now)
+	if routesErr == nil && before == nil {
+		before = map[kernel.RouteKey]kernel.Route{}
+	}
+	active, held := e.choose(plan, wantRoutes, before, unknown, now)
 	routes.keep = func(k kernel.RouteKey, _ kernel.Route) bool { return held[k] }
 	_, _ = converge(p, routes, wantRoutes)
 
@@ -189,6 +195,7 @@ func (e *Engine) startProcesses(p *pass, carried map[string]bool) {
 		} else if err == nil {
 			if err = r.next(now); err == nil {
 				r.start(now)
+				e.beat()
 				err = e.cfg.Processes.Start(p.ctx, d)
 				e.logOp("start", kindProcess, d, err)
 				p.changes++
@@ -198,25 +205,55 @@ func (e *Engine) startProcesses(p *pass, carried map[string]bool) {
 	}
 }
 
-// stopProcesses ends, at the end of the pass, tunnel processes that the plan has no more.
+// stopWithin is how long a tunnel process may take to end before it is killed; systemd kills it sooner (TimeoutStopSec=).
+const stopWithin = 7 * time.Second
+
+// stopProcesses asks, at the end of the pass, tunnel processes to end that the plan has no more. It does not wait for them: a later pass
+// sees that they are gone, or kills them.
 func (e *Engine) stopProcesses(p *pass, plan overlay.Plan) {
 	devices, err := e.cfg.Processes.List()
 	if err != nil {
 		p.note(kindProcess, "*", err)
 	}
+	now := e.cfg.Now()
+	try := func(op, d string, f func() error) {
+		p.removals = append(p.removals, func() {
+			e.beat()
+			err := f()
+			e.logOp(op, kindProcess, d, err)
+			if err != nil {
+				p.note(kindProcess, d, err)
+				return
+			}
+			e.stopping[d] = now
+			p.changes++
+		})
+	}
+	running := map[string]bool{}
 	for _, d := range devices {
 		if _, wanted := e.tunnels[d]; wanted {
 			continue
 		}
-		p.removals = append(p.removals, func() {
-			err := e.cfg.Processes.Stop(p.ctx, d)
-			e.logOp("stop", kindProcess, d, err)
-			if err != nil {
-				p.note(kindProcess, d, err)
-			} else {
-				p.changes++
-			}
-		})
+		running[d] = true
+		asked, stopping := e.stopping[d]
+		switch {
+		case !stopping:
+			try("stop", d, func() error { return e.cfg.Processes.Stop(p.ctx, d) })
+		case now.Sub(asked) >= stopWithin:
+			try("kill (it does not end)", d, func() error { return e.cfg.Processes.Kill(d) })
+		}
+	}
+	for d := range e.stopping {
+		if running[d] || err != nil {
+			continue
+		}
+		delete(e.stopping, d)
+		if _, wanted := e.tunnels[d]; wanted {
+			continue
+		}
+		if err := e.cfg.Processes.Sweep(d); err != nil {
+			e.logOp("sweep", kindProcess, d, err)
+		}
 	}
 }
 
@@ -233,19 +270,23 @@ func (e *Engine) sysctls(p *pass, want map[string]string) {
 // roam keeps the endpoint that WireGuard has learnt from authenticated packets, as long as the tunnel is alive with it: the other end
 // may have moved. An endpoint that the plan has changed is applied, and a dead tunnel goes back to the planned one.
 //
-// On the passive side a tunnel process that was restarted has forgotten where the other end is, and that would take 15 s to
-// notice that nobody answers. So the passive side calls back where it last heard it, for a minute.
+// On the passive side a tunnel process that was restarted, or a kernel device that was made anew, has forgotten where the other end
+// is, and that would take 15 s to notice that nobody answers. So the passive side calls back where it last heard it, for a minute.
 func (e *Engine) roam(device string, w kernel.WireGuard, f Facts, now time.Time) kernel.WireGuard {
 	const callBack, callBackFor = 5, time.Minute
 	t := e.tunnels[device]
 	changed := t.endpoint != "" && t.endpoint != w.Peer.Endpoint.String()
-	fresh := !f.LastHandshake.IsZero() && now.Sub(f.LastHandshake) < RejectAfter
+	fresh := !f.LastHandshake.IsZero() && f.Age < RejectAfter
 	if f.Endpoint.IsValid() && (fresh && !changed || !w.Peer.Endpoint.IsValid()) {
 		w.Peer.Endpoint = f.Endpoint
 	}
-	if fresh {
-		t.learnt = f.Endpoint
-	} else if w.Peer.Keepalive == 0 && t.learnt.IsValid() && now.Sub(t.process.started) < callBackFor {
+	switch {
+	case fresh:
+		t.learnt, t.forgot = f.Endpoint, time.Time{}
+	case f.LastHandshake.IsZero() && t.forgot.IsZero():
+		t.forgot = now
+	}
+	if w.Peer.Keepalive == 0 && t.learnt.IsValid() && !t.forgot.IsZero() && now.Sub(t.forgot) < callBackFor {
 		w.Peer.Endpoint, w.Peer.Keepalive = t.learnt, callBack
 	}
 	return w
@@ -290,17 +331,18 @@ func (e *Engine) judge(plan overlay.Plan, found map[string]kernel.Link, linksRea
 }
 
 // choose adds the route of each VTEP over its highest ranked tunnel that is up, and says which that is. Held are routes that may be right
-// though no tunnel is known to be up: right after a start, when the first reading failed.
-func (e *Engine) choose(plan overlay.Plan, routes map[kernel.RouteKey]kernel.Route, unknown map[string]bool, now time.Time) (active map[string]bool, held map[kernel.RouteKey]bool) {
+// though no tunnel is known to be up: right after a start, when the first reading failed. Such a VTEP counts as reachable by the route
+// that is there; have is the routes as found, nil if they were not read either, and then what was last told stands.
+func (e *Engine) choose(plan overlay.Plan, routes, have map[kernel.RouteKey]kernel.Route, unknown map[string]bool, now time.Time) (active map[string]bool, held map[kernel.RouteKey]bool) {
 	active, held = map[string]bool{}, map[kernel.RouteKey]bool{}
 	vteps := map[string]VTEPState{}
 	for _, v := range plan.VTEPs {
 		s := VTEPState{Gateway: v.Gateway, Addr: v.Addr, Reason: v.Problem}
+		up := false
 		for _, d := range v.Devices {
 			t := e.tunnels[d]
 			if t.state == Up {
-				s.Device = d
-				s.Reason = t.reason
+				s.Device, s.Reason, up = d, t.reason, true
 				break
 			}
 			if s.Reason == "" {
@@ -308,17 +350,34 @@ func (e *Engine) choose(plan overlay.Plan, routes map[kernel.RouteKey]kernel.Rou
 			}
 		}
 		was, known := e.vteps[v.Gateway]
+		known = known && was.Addr == v.Addr
+		key := vtepKey(v.Addr)
+		if !up && slices.ContainsFunc(v.Devices, func(d string) bool { return unknown[d] }) {
+			r, there := have[key]
+			// A tunnel that was read and is not up carries nothing.
+			dead := there && slices.Contains(v.Devices, r.Device) && !unknown[r.Device]
+			held[key] = !dead
+			switch {
+			case have == nil && !known:
+				// Nothing is known of it at all: nothing is told.
+				continue
+			case have == nil:
+				s.Device, s.Reason = was.Device, was.Reason
+			case there && !dead:
+				s.Device, s.Reason = r.Device, "route kept as it was found: its tunnel could not be read"
+			}
+		}
 		s.Since = was.Since
-		if !known || was.Device != s.Device || was.Addr != v.Addr {
+		if !known || was.Device != s.Device {
 			s.Since = now
 			e.cfg.Log.Info("vtep route", "gateway", v.Gateway, "vtep", v.Addr, "device", s.Device, "was", was.Device, "reason", s.Reason)
 		}
 		vteps[v.Gateway] = s
 		if s.Device != "" {
 			active[s.Device] = true
-			routes[vtepKey(v.Addr)] = vtepRoute(plan.VTEP, s.Device)
-		} else if slices.ContainsFunc(v.Devices, func(d string) bool { return unknown[d] }) {
-			held[vtepKey(v.Addr)] = true
+		}
+		if up {
+			routes[key] = vtepRoute(plan.VTEP, s.Device)
 		}
 	}
 	e.vteps = vteps
@@ -400,7 +459,9 @@ func (e *Engine) newState(p *pass, plan overlay.Plan, carried map[string]bool, f
 		s.Tunnels = append(s.Tunnels, ts)
 	}
 	for _, v := range plan.VTEPs {
-		s.VTEPs = append(s.VTEPs, e.vteps[v.Gateway])
+		if vs, known := e.vteps[v.Gateway]; known {
+			s.VTEPs = append(s.VTEPs, vs)
+		}
 	}
 	s.Problems = problems(p)
 	return s

@@ -20,8 +20,10 @@ type Processes interface {
 	Alive(device string) (bool, error)
 	// Start starts it and returns at once; the device appears soon after.
 	Start(ctx context.Context, device string) error
-	// Stop ends it, and with it the device.
+	// Stop asks it to end, and with it the device, and returns at once.
 	Stop(ctx context.Context, device string) error
+	// Sweep removes what one that was killed has left.
+	Sweep(device string) error
 	// Kill ends it by force, because it does not answer.
 	Kill(device string) error
 	// List names the devices whose tunnel processes run.
@@ -70,8 +72,8 @@ func (l locks) signal(device string, sig unix.Signal) error {
 	return nil
 }
 
-// sweep removes the UAPI socket that a killed process has left: listing WireGuard devices would fail at it.
-func (l locks) sweep(device string) error {
+// Sweep implements Processes. It removes the UAPI socket: wg(8) and whoever else lists WireGuard devices would fail at it.
+func (l locks) Sweep(device string) error {
 	if alive, err := l.Alive(device); err != nil || alive {
 		return err
 	}
@@ -79,29 +81,6 @@ func (l locks) sweep(device string) error {
 		return fmt.Errorf("remove socket of a tunnel process that is gone: %w", err)
 	}
 	return nil
-}
-
-// stop sends SIGTERM and waits until the lock is free.
-func (l locks) stop(ctx context.Context, device string) error {
-	if err := l.signal(device, unix.SIGTERM); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-	defer cancel()
-	for {
-		alive, err := l.Alive(device)
-		if err != nil {
-			return err
-		}
-		if !alive {
-			return l.sweep(device)
-		}
-		select {
-		case <-ctx.Done():
-			return l.signal(device, unix.SIGKILL)
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
 }
 
 // ExecProcesses starts tunnel processes as children in sessions of their own.
@@ -121,7 +100,7 @@ func NewExecProcesses(program, runDir string, died func()) *ExecProcesses {
 
 // Start implements Processes. What the process says goes to tunnel-DEVICE.log in the run folder.
 func (p *ExecProcesses) Start(_ context.Context, device string) error {
-	if err := p.sweep(device); err != nil {
+	if err := p.Sweep(device); err != nil {
 		return err
 	}
 	name := filepath.Join(p.runDir, "tunnel-"+device+".log")
@@ -158,7 +137,9 @@ func (p *ExecProcesses) Start(_ context.Context, device string) error {
 }
 
 // Stop implements Processes.
-func (p *ExecProcesses) Stop(ctx context.Context, device string) error { return p.stop(ctx, device) }
+func (p *ExecProcesses) Stop(_ context.Context, device string) error {
+	return p.signal(device, unix.SIGTERM)
+}
 
 // SystemdProcesses starts tunnel processes as units fabric-tunnel@DEVICE.service, so that stopping the engine's unit leaves them.
 type SystemdProcesses struct{ locks }
@@ -168,8 +149,9 @@ func NewSystemdProcesses(runDir string) *SystemdProcesses {
 	return &SystemdProcesses{locks{runDir}}
 }
 
+// systemctl is given less time than the watchdog: the engine waits for it.
 func systemctl(ctx context.Context, args ...string) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "systemctl", args...).CombinedOutput()
 	if err != nil {
@@ -180,7 +162,7 @@ func systemctl(ctx context.Context, args ...string) error {
 
 // Start implements Processes.
 func (p *SystemdProcesses) Start(ctx context.Context, device string) error {
-	if err := p.sweep(device); err != nil {
+	if err := p.Sweep(device); err != nil {
 		return err
 	}
 	return systemctl(ctx, "start", "--no-block", "fabric-tunnel@"+device+".service")
@@ -188,8 +170,8 @@ func (p *SystemdProcesses) Start(ctx context.Context, device string) error {
 
 // Stop implements Processes. A process that systemd did not start is ended too.
 func (p *SystemdProcesses) Stop(ctx context.Context, device string) error {
-	if err := systemctl(ctx, "stop", "fabric-tunnel@"+device+".service"); err != nil {
+	if err := systemctl(ctx, "stop", "--no-block", "fabric-tunnel@"+device+".service"); err != nil {
 		return err
 	}
-	return p.stop(ctx, device)
+	return p.signal(device, unix.SIGTERM)
 }

@@ -94,7 +94,7 @@ type State struct {
 	// Version of the fabric-links program and when it started.
 	Version string
 	Started time.Time
-	// Tunnels, VTEPs and NextHops in the plan's order.
+	// Tunnels, VTEPs and NextHops in the plan's order. A VTEP of which nothing could be read yet is left out.
 	Tunnels  []TunnelState
 	VTEPs    []VTEPState
 	NextHops []NextHopState

@@ -22,24 +22,30 @@ import (
 
 // world is a host on the model kernel: tunnel processes and WireGuard's answers beside it, and a clock that is moved by hand.
 type world struct {
-	t      *testing.T
-	k      *kerneltest.Kernel
-	now    time.Time
+	t   *testing.T
+	k   *kerneltest.Kernel
+	now time.Time
+	// step is how far the wall clock is ahead of now, which does not step.
+	step   time.Duration
 	alive  map[string]bool
 	starts int
 	// broken devices are those whose process dies at once; hung ones do not answer.
 	broken, hung map[string]bool
-	handshake    map[string]time.Time
-	roamed       map[string]netip.AddrPort
-	stateDir     string
-	runDir       string
+	// stubborn devices are those whose process does not end when it is asked to.
+	stubborn map[string]bool
+	// asked is what was asked of processes that shall end, in order.
+	asked     []string
+	handshake map[string]time.Time
+	roamed    map[string]netip.AddrPort
+	stateDir  string
+	runDir    string
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{
 		t: t, k: kerneltest.New(), now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
-		alive: map[string]bool{}, broken: map[string]bool{}, hung: map[string]bool{},
+		alive: map[string]bool{}, broken: map[string]bool{}, hung: map[string]bool{}, stubborn: map[string]bool{},
 		handshake: map[string]time.Time{}, roamed: map[string]netip.AddrPort{},
 		stateDir: t.TempDir(), runDir: t.TempDir(),
 	}
@@ -57,7 +63,7 @@ func (w *world) engine() *Engine {
 	w.t.Cleanup(func() { store.Close() })
 	e := New(Config{
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Host: w.k, Processes: w, Reader: w, Liveness: Handshake{}, Store: store,
-		Resync: 10 * time.Millisecond, Now: func() time.Time { return w.now },
+		Resync: 10 * time.Millisecond, Now: func() time.Time { return w.now }, Wall: w.wall,
 	})
 	kept, err := store.Load()
 	if err != nil {
@@ -101,10 +107,25 @@ func (w *world) Start(_ context.Context, d string) error {
 }
 
 // Stop implements Processes.
-func (w *world) Stop(_ context.Context, d string) error { return w.Kill(d) }
+func (w *world) Stop(_ context.Context, d string) error {
+	w.asked = append(w.asked, "stop "+d)
+	if w.stubborn[d] {
+		return nil
+	}
+	return w.Kill(d)
+}
+
+// Sweep implements Processes.
+func (w *world) Sweep(d string) error {
+	w.asked = append(w.asked, "sweep "+d)
+	return nil
+}
 
 // Kill implements Processes.
 func (w *world) Kill(d string) error {
+	if w.stubborn[d] {
+		w.asked = append(w.asked, "kill "+d)
+	}
 	if !w.alive[d] {
 		return nil
 	}
@@ -258,7 +279,20 @@ var (
 // allUp gives every tunnel a handshake now.
 func (w *world) allUp() {
 	for _, d := range []string{b0, b1, c0} {
-		w.handshake[d] = w.now
+		w.handshake[d] = w.wall()
+	}
+}
+
+// wall is the clock that dates handshakes.
+func (w *world) wall() time.Time { return w.now.Add(w.step) }
+
+// age lets time pass, in which every tunnel but those named has another handshake.
+func (w *world) age(d time.Duration, silent ...string) {
+	w.now = w.now.Add(d)
+	for _, device := range []string{b0, b1, c0} {
+		if !slices.Contains(silent, device) {
+			w.handshake[device] = w.wall()
+		}
 	}
 }
 

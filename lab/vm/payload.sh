@@ -1,0 +1,27 @@
+#!/bin/bash
+# Makes the payload that proves the project on the virtual machine's kernel: payload.sh FOLDER [SUITE...]
+#
+# Each SUITE is a package whose tests run there, or "demo"; all of them by default. The payload has the
+# packages' folders as the project has them, each with its test binary.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+folder=$1
+shift
+suites=${*:-internal/kernel/linux vrf cmd/fabric-links demo}
+export CGO_ENABLED=0
+
+rm -rf "$folder"
+mkdir -p "$folder"
+cp lab/vm/run "$folder/run"
+for suite in $suites; do
+	if [ "$suite" = demo ]; then
+		go build -trimpath -ldflags '-s -w' -o "$folder/bin/" ./cmd/fabric-site ./cmd/fabric-links ./cmd/fabricctl ./lab/cloudemu/cmd/cloudemu ./lab/demo
+		mkdir -p "$folder/lab"
+		tar -C lab --exclude=.run -cf - topologies | tar -C "$folder/lab" -xf -
+	else
+		mkdir -p "$folder/$suite"
+		if [ -d "$suite/testdata" ]; then cp -r "$suite/testdata" "$folder/$suite/"; fi
+		go test -c -trimpath -ldflags '-s -w' -o "$folder/$suite/tests" "./$suite"
+	fi
+	echo "$suite" >>"$folder/suites"
+done

@@ -1,0 +1,281 @@
+package bfd
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// daemon starts a program in the namespace and ends it, by its id, with the test.
+func (s *space) daemon(log string, argv ...string) {
+	s.t.Helper()
+	if _, err := os.Stat(argv[0]); err != nil {
+		s.t.Skipf("%v: not installed here", err)
+	}
+	out, err := os.Create(log)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	// ip netns exec becomes the program: the process is the program's.
+	cmd := exec.CommandContext(context.Background(), "ip", append([]string{"netns", "exec", s.name}, argv...)...)
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		_ = cmd.Process.Signal(unix.SIGTERM)
+		ended := time.AfterFunc(5*time.Second, func() { _ = cmd.Process.Kill() })
+		_ = cmd.Wait()
+		ended.Stop()
+		_ = out.Close()
+		if s.t.Failed() {
+			text, _ := os.ReadFile(log)
+			s.t.Logf("%s:\n%s", filepath.Base(argv[0]), text)
+		}
+	})
+}
+
+// folder is a new one that another user may write to, with a name short enough for sockets.
+func folder(t testing.TB, owner string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "bfd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if u, err := user.Lookup(owner); err == nil {
+		uid, _ := strconv.Atoi(u.Uid)
+		gid, _ := strconv.Atoi(u.Gid)
+		if err := os.Chown(dir, uid, gid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// frr is FRR's zebra and bfdd in a namespace.
+type frr struct {
+	s   *space
+	dir string
+}
+
+func startFRR(s *space) *frr {
+	s.t.Helper()
+	f := &frr{s, folder(s.t, "frr")}
+	z := filepath.Join(f.dir, "zserv.api")
+	for _, d := range [][]string{
+		{"zebra"}, {"bfdd", "--bfdctl", filepath.Join(f.dir, "bfdd.sock")},
+	} {
+		s.daemon(filepath.Join(f.dir, d[0]+".out"), append([]string{"/usr/lib/frr/" + d[0], "-u", "frr", "-g", "frr", "-P", "0", "-f", "/dev/null",
+			"-z", z, "-i", filepath.Join(f.dir, d[0]+".pid"), "--vty_socket", f.dir, "--log", "stdout"}, d[1:]...)...)
+		await(s.t, d[0], func() bool {
+			_, err := os.Stat(filepath.Join(f.dir, d[0]+".vty"))
+			return err == nil
+		})
+	}
+	return f
+}
+
+// do runs vtysh commands.
+func (f *frr) do(commands ...string) string {
+	f.s.t.Helper()
+	argv := []string{"vtysh", "--vty_socket", f.dir, "-d", "bfdd"}
+	for _, c := range commands {
+		argv = append(argv, "-c", c)
+	}
+	return f.s.run(argv...)
+}
+
+// peer is bfdd's view of a session.
+func (f *frr) peer(addr string) map[string]any {
+	f.s.t.Helper()
+	var peers []map[string]any
+	if err := json.Unmarshal([]byte(f.do("show bfd peers json")), &peers); err != nil {
+		f.s.t.Fatal(err)
+	}
+	for _, p := range peers {
+		if p["peer"] == addr {
+			return p
+		}
+	}
+	return nil
+}
+
+// TestFRR: bfdd takes us for one of its kind: up, timers changed at either end, down, administratively down at either end; IPv4,
+// link-local and several hops.
+func TestFRR(t *testing.T) {
+	a, b := newSpaces(t, 1)
+	f := startFRR(b)
+	f.do("configure", "bfd",
+		"peer 10.0.0.1 local-address 10.0.0.2 interface a0", "exit",
+		"peer fe80::1 local-address fe80::2 interface a0", "exit",
+		"peer 2001:db8::1 multihop local-address 2001:db8::2", "exit")
+	names := []string{"v4", "link-local", "multihop"}
+	peers := map[string]string{"v4": "10.0.0.1", "link-local": "fe80::1", "multihop": "2001:db8::1"}
+	sessions := []SessionConfig{
+		sessionOf("v4", "10.0.0.1", "10.0.0.2", dev("b0")),
+		sessionOf("link-local", "fe80::1", "fe80::2", dev("b0")),
+		sessionOf("multihop", "2001:db8::1", "2001:db8::2", multihop(254)),
+	}
+	e := a.start(sessions...)
+	up := func() {
+		t.Helper()
+		for _, name := range names {
+			e.awaitState(name, Up)
+			await(t, name+" up and polled", func() bool {
+				st := e.status(name)
+				return f.peer(peers[name])["status"] == "up" && st.TxInterval == 300*ms && st.DetectionTime == 900*ms && !st.Polling
+			})
+		}
+	}
+	up()
+	start := time.Now()
+
+	// Timers: ours, then FRR's.
+	slow := append([]SessionConfig(nil), sessions...)
+	slow[0].DesiredMinTx, slow[0].RequiredMinRx = 500*ms, 400*ms
+	if err := e.Configure(slow); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "FRR learns our timers", func() bool {
+		p := f.peer("10.0.0.1")
+		return p["remote-transmit-interval"] == 500.0 && p["remote-receive-interval"] == 400.0 && !e.status("v4").Polling
+	})
+	f.do("configure", "bfd", "peer 10.0.0.1 local-address 10.0.0.2 interface a0", "detect-multiplier 4", "receive-interval 600", "transmit-interval 700")
+	await(t, "we learn FRR's timers", func() bool {
+		st := e.status("v4")
+		return st.TxInterval == 600*ms && st.DetectionTime == 4*700*ms
+	})
+	f.do("configure", "bfd", "peer 10.0.0.1 local-address 10.0.0.2 interface a0", "detect-multiplier 3", "receive-interval 300", "transmit-interval 300")
+	if err := e.Configure(sessions); err != nil {
+		t.Fatal(err)
+	}
+	up()
+	for _, name := range names {
+		if st := e.status(name); st.Since.After(start) || st.Downs != 0 {
+			t.Errorf("%s left Up: %+v", name, st)
+		}
+	}
+
+	// FRR hears nothing.
+	cut := time.Now()
+	b.drop(true)
+	for _, name := range names {
+		if c := e.awaitChange(name, Down, cut); c.Diag != DiagNeighbourDown || c.RemoteDiag != DiagExpired {
+			t.Errorf("%s: %+v", name, c)
+		}
+	}
+	b.drop(false)
+	up()
+
+	// FRR shut down by its operator, then we by ours.
+	mark := time.Now()
+	f.do("configure", "bfd", "peer fe80::1 local-address fe80::2 interface a0", "shutdown")
+	if c := e.awaitChange("link-local", Down, mark); !c.RemoteAdminDown() {
+		t.Errorf("%+v", c)
+	}
+	f.do("configure", "bfd", "peer fe80::1 local-address fe80::2 interface a0", "no shutdown")
+	up()
+	if err := e.Configure(sessions[1:]); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "FRR hears that we leave", func() bool {
+		p := f.peer("10.0.0.1")
+		return p["status"] == "down" && p["remote-diagnostic"] == "administratively down"
+	})
+	if err := e.Configure(sessions); err != nil {
+		t.Fatal(err)
+	}
+	up()
+	for reason, n := range e.Totals().Dropped {
+		t.Errorf("%d packets of FRR dropped: %s", n, reason)
+	}
+}
+
+// TestBIRD: the same with BIRD, and with keyed SHA1, which Debian's bfdd does not have.
+func TestBIRD(t *testing.T) {
+	a, b := newSpaces(t, 1)
+	dir := folder(t, "root")
+	conf := filepath.Join(dir, "bird.conf")
+	write := func(interval int) {
+		t.Helper()
+		text := fmt.Sprintf(`router id 192.0.2.2;
+protocol device {}
+protocol bfd {
+	interface "a0" {
+		min rx interval %[1]d ms; min tx interval %[1]d ms; multiplier 3;
+		authentication meticulous keyed sha1;
+		password "fabric secret" { id 4; };
+	};
+	multihop { min rx interval %[1]d ms; min tx interval %[1]d ms; multiplier 3; };
+	neighbor 10.0.0.1 dev "a0";
+	neighbor fe80::1 dev "a0";
+	neighbor 2001:db8::1 local 2001:db8::2 multihop yes;
+}
+`, interval)
+		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(300)
+	ctl := filepath.Join(dir, "bird.ctl")
+	b.daemon(filepath.Join(dir, "bird.out"), "/usr/sbin/bird", "-f", "-c", conf, "-s", ctl)
+	await(t, "bird", func() bool {
+		_, err := os.Stat(ctl)
+		return err == nil
+	})
+	birdc := func(command ...string) string {
+		t.Helper()
+		return b.run(append([]string{"birdc", "-s", ctl}, command...)...)
+	}
+	sha := withAuth(&Auth{MeticulousKeyedSHA1, []Key{{4, Secret("fabric secret")}}})
+	names := []string{"v4", "link-local", "multihop"}
+	e := a.start(
+		sessionOf("v4", "10.0.0.1", "10.0.0.2", dev("b0"), sha),
+		sessionOf("link-local", "fe80::1", "fe80::2", dev("b0"), sha),
+		sessionOf("multihop", "2001:db8::1", "2001:db8::2", multihop(64)), // BIRD sends with the host's default
+	)
+	up := func(interval time.Duration) {
+		t.Helper()
+		for _, name := range names {
+			e.awaitState(name, Up)
+			await(t, name+" timers", func() bool {
+				st := e.status(name)
+				return st.TxInterval == interval && st.DetectionTime == 3*interval && !st.Polling
+			})
+		}
+		await(t, "BIRD has three sessions up", func() bool { return strings.Count(birdc("show", "bfd", "sessions"), " Up ") == 3 })
+	}
+	up(300 * ms)
+	start := time.Now()
+	write(500)
+	birdc("configure")
+	up(500 * ms)
+	for _, name := range names {
+		if st := e.status(name); st.Since.After(start) || st.Downs != 0 {
+			t.Errorf("%s left Up: %+v", name, st)
+		}
+	}
+	cut := time.Now()
+	b.drop(true)
+	for _, name := range names {
+		if c := e.awaitChange(name, Down, cut); c.Diag != DiagNeighbourDown || c.RemoteDiag != DiagExpired {
+			t.Errorf("%s: %+v", name, c)
+		}
+	}
+	b.drop(false)
+	up(500 * ms)
+	for reason, n := range e.Totals().Dropped {
+		t.Errorf("%d packets of BIRD dropped: %s", n, reason)
+	}
+}
