@@ -119,20 +119,6 @@ func TestForeign(t *testing.T) {
 			[]string{static},
 		},
 		{
-			"somebody's route in a VRF's table, where none of ours is", withoutVRF,
-			func(t *testing.T, k *kerneltest.Kernel) {
-				elsewhere := kernel.RouteKey{Table: 200, Prefix: netip.MustParsePrefix("10.77.0.0/16"), Metric: 5}
-				do(t, k.Routes(4).Apply(context.Background(), []reconcile.Op[kernel.RouteKey, kernel.Route]{
-					{Kind: reconcile.Create, Key: elsewhere, New: theirs}}))
-			},
-			[]string{"10.77.0.0/16", "static"},
-			func(t *testing.T, k *kerneltest.Kernel) bool {
-				have, _ := k.Routes(4).Observe(context.Background())
-				return len(have) == 1
-			},
-			[]string{static},
-		},
-		{
 			"route", withoutVRF,
 			func(t *testing.T, k *kerneltest.Kernel) {
 				do(t, k.Routes(4).Apply(context.Background(), []reconcile.Op[kernel.RouteKey, kernel.Route]{
