@@ -1,12 +1,14 @@
 package site
 
 import (
+	"context"
 	"encoding/gob"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -109,4 +111,55 @@ func learnt(t *rib.Table) []rib.Path {
 		}
 	}
 	return ps
+}
+
+// runStaleTimer ends the wait for neighbours that do not come back: after the restart time what they left is pruned.
+func (s *Site) runStaleTimer(ctx context.Context) error {
+	timer := time.NewTimer(time.Duration(s.intent.Load().doc.Fabric.BGP.RestartTime))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-timer.C:
+	}
+	var names []string
+	for _, src := range s.rib.Awaited() {
+		names = append(names, src.Name)
+		s.rib.EndOfRIB(src)
+	}
+	if len(names) > 0 {
+		slices.Sort(names)
+		s.log.Warn("stale timer: neighbours have not come back, what they left is pruned", "neighbours", strings.Join(names, ", "))
+	}
+	s.rib.Release()
+	return nil
+}
+
+// runCheckpoint keeps the checkpoint a second behind the rib.
+func (s *Site) runCheckpoint(ctx context.Context) error {
+	feed := s.rib.Subscribe()
+	defer feed.Close()
+	for {
+		quiet, cancel := context.WithTimeout(ctx, checkpointTouch)
+		_, err := feed.Next(quiet)
+		cancel()
+		if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+			touchCheckpoint(s.cfg.StateDir)
+			continue
+		}
+		if err == nil {
+			select {
+			case <-ctx.Done():
+			case <-time.After(checkpointDelay):
+			}
+		}
+		// Also at the end, for what changed since.
+		c := checkpoint{Version: checkpointVersion, BootID: bootID(), Gateway: s.cfg.Gateway, Paths: learnt(s.rib)}
+		if err := c.save(s.cfg.StateDir); err != nil {
+			s.log.Error("the next start would be cold", "err", err)
+		}
+		if err != nil {
+			return ignoreCancel(ctx, err)
+		}
+	}
 }

@@ -178,6 +178,21 @@ func TestCheckpoint(t *testing.T) {
 	g.wantRoutes(static)
 }
 
+// Nobody waits for a neighbour that is taken out of the intent before it has said all it knows.
+func TestAwaitedNeighbourGoes(t *testing.T) {
+	t.Parallel()
+	g, dir := restarted(t, document)
+	if err := os.Remove(filepath.Join(dir, "state", checkpointFile)); err != nil {
+		t.Fatal(err)
+	}
+	g.start().waitReady()
+	g.rib.Update(fromFar("10.2.0.0/16"))
+	g.rib.EndOfRIB(far)
+	g.wantRoutes(static, "10.2.0.0/16 "+farRoute, "10.3.0.0/16 "+farRoute, "10.4.0.0/16 via 10.1.0.2")
+	g.commit(peerDisable("ce"))
+	g.wantRoutes(static, "10.2.0.0/16 "+farRoute)
+}
+
 // A checkpoint that cannot be written is told and hurts nothing; what was there stays whole.
 func TestCheckpointDisk(t *testing.T) {
 	t.Parallel()

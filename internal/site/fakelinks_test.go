@@ -1,0 +1,106 @@
+package site
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"fabric/internal/kernel"
+	"fabric/internal/kernel/kerneltest"
+	"fabric/internal/reconcile"
+	"fabric/overlay"
+	"fabric/overlay/links"
+)
+
+// fakeLinks is fabric-links: it makes next-hop objects on the model kernel, as the real one does.
+type fakeLinks struct {
+	kernel  *kerneltest.Kernel
+	applies atomic.Int32
+
+	mu sync.Mutex
+	// away is why it cannot be spoken to, nil when it can.
+	away  error
+	plan  overlay.Plan
+	state links.State
+	told  chan struct{} // closed and made anew when state or away change
+	// older makes digests as a fabric-links of another version does, which sees less of a plan.
+	older bool
+}
+
+func newFakeLinks(k *kerneltest.Kernel) *fakeLinks {
+	return &fakeLinks{kernel: k, told: make(chan struct{})}
+}
+
+// change does something to the fake and tells the watcher.
+func (f *fakeLinks) change(fn func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fn()
+	close(f.told)
+	f.told = make(chan struct{})
+}
+
+func (f *fakeLinks) digest(p overlay.Plan) string {
+	if f.older {
+		return "older " + p.Digest()
+	}
+	return p.Digest()
+}
+
+func (f *fakeLinks) Apply(ctx context.Context, p overlay.Plan) (links.Result, error) {
+	f.applies.Add(1)
+	f.mu.Lock()
+	away := f.away
+	f.mu.Unlock()
+	if away != nil {
+		return links.Result{}, away
+	}
+	edge := f.kernel.NextHops(kernel.ProtocolLinks)
+	have, err := edge.Observe(ctx)
+	if err != nil {
+		return links.Result{}, err
+	}
+	want := map[uint32]kernel.NextHop{}
+	for _, n := range p.NextHops {
+		want[n.ID] = kernel.NextHop{Device: n.Device, Gateway: n.Gateway, Protocol: kernel.ProtocolLinks}
+	}
+	if err := errors.Join(edge.Apply(ctx, reconcile.Diff(want, have, nil))...); err != nil {
+		return links.Result{}, err
+	}
+	f.change(func() {
+		f.plan, f.state = p, links.State{Gateway: p.Gateway, Digest: f.digest(p)}
+		for _, v := range p.VTEPs {
+			f.state.VTEPs = append(f.state.VTEPs, links.VTEPState{Gateway: v.Gateway, Addr: v.Addr, Device: "fxw"})
+		}
+		for _, t := range p.Tunnels {
+			f.state.Tunnels = append(f.state.Tunnels, links.TunnelState{Device: t.Device, Name: t.Name, Remote: t.Remote, State: links.Up, Active: true})
+		}
+	})
+	return links.Result{Digest: f.digest(p)}, nil
+}
+
+func (f *fakeLinks) Watch(ctx context.Context, fn func(links.State, error)) error {
+	for ctx.Err() == nil {
+		f.mu.Lock()
+		state, away, told := f.state, f.away, f.told
+		f.mu.Unlock()
+		if away != nil {
+			fn(links.State{}, away)
+		} else {
+			fn(state, nil)
+		}
+		select {
+		case <-ctx.Done():
+		case <-told:
+		}
+	}
+	return nil
+}
+
+// setVTEP says over which device far is reached; "" is not at all.
+func (f *fakeLinks) setVTEP(device string) {
+	f.change(func() {
+		f.state.VTEPs = []links.VTEPState{{Gateway: "far", Addr: far.Addr, Device: device}}
+	})
+}
