@@ -14,43 +14,42 @@ import (
 func Cleanup(ctx context.Context, k kernel.Host) (int, error) {
 	total := 0
 	var errs []error
-	note := func(what string, n int, err error) {
+	add := func(n int, err error) {
 		total += n
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", what, err))
+			errs = append(errs, err)
 		}
 	}
-	add := func(what string) func(int, error) { return func(n int, err error) { note(what, n, err) } }
 	// The reverse of how they were made: rules first, so that no packet is sent to an emptied table.
-	add("rules")(removeAll(ctx, k.Rules(kernel.Protocol)))
-	if err := k.MoveLocalRule(ctx, 0); err != nil {
-		errs = append(errs, err)
-	}
-	add("routes")(removeAll(ctx, k.Routes(kernel.Protocol)))
-	add("forwarding entries")(removeAll(ctx, k.FDB()))
-	add("neighbours")(removeAll(ctx, k.Neighbours()))
-	add("addresses")(removeAll(ctx, k.Addresses(kernel.Protocol)))
-	add("ports")(removeAll(ctx, k.Ports(func() []string { return nil })))
-	add("links")(removeAll(ctx, k.Links(kernel.KindVRF, kernel.KindVXLAN)))
-	add("filter")(removeAll(ctx, k.Filters(filterTable)))
+	add(removeAll(ctx, "rules", k.Rules(kernel.Protocol)))
+	add(0, k.MoveLocalRule(ctx, 0))
+	add(removeAll(ctx, "routes", k.Routes(kernel.Protocol)))
+	add(removeAll(ctx, "forwarding entries", k.FDB()))
+	add(removeAll(ctx, "neighbours", k.Neighbours()))
+	add(removeAll(ctx, "addresses", k.Addresses(kernel.Protocol)))
+	add(removeAll(ctx, "ports", k.Ports(func() []string { return nil })))
+	add(removeAll(ctx, "links", k.Links(kernel.KindVRF, kernel.KindVXLAN)))
+	add(removeAll(ctx, "filter", k.Filters(filterTable)))
 	return total, errors.Join(errs...)
 }
 
-// removeAll deletes all objects of one edge.
-func removeAll[K comparable, V any](ctx context.Context, edge reconcile.Edge[K, V]) (int, error) {
+// removeAll deletes all objects of one edge; what names them in the error.
+func removeAll[K comparable, V any](ctx context.Context, what string, edge reconcile.Edge[K, V]) (int, error) {
 	have, err := edge.Observe(ctx)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("%s: %w", what, err)
 	}
-	ops := reconcile.Diff(nil, have, nil)
 	n := 0
 	var errs []error
-	for _, err := range edge.Apply(ctx, ops) {
+	for _, err := range edge.Apply(ctx, reconcile.Diff(nil, have, nil)) {
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		n++
 	}
-	return n, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return n, fmt.Errorf("%s: %w", what, err)
+	}
+	return n, nil
 }
