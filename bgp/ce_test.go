@@ -32,6 +32,8 @@ type ceOptions struct {
 	// restartTime in seconds; 20 if 0.
 	restartTime uint32
 	standby     bool // does not listen, and joins later
+	// dials: the router dials, too. Two GoBGP that both do may collide and wait for the hold time (compile.go).
+	dials bool
 }
 
 // router starts a router with AS number asn on addr(local), whose neighbour is asn's peer at addr(remote).
@@ -56,7 +58,7 @@ func (n *network) router(asn uint32, local, remote int, remoteASN uint32, o ceOp
 	p := &api.Peer{
 		Conf:      &api.PeerConf{NeighborAddress: n.addr(remote).String(), PeerAsn: remoteASN, AuthPassword: o.password, AllowAspathLoopLocal: true},
 		Timers:    &api.Timers{Config: &api.TimersConfig{ConnectRetry: 1, HoldTime: 9, KeepaliveInterval: 1, IdleHoldTimeAfterReset: 1}},
-		Transport: &api.Transport{LocalAddress: c.local.String(), RemotePort: uint32(n.port)},
+		Transport: &api.Transport{LocalAddress: c.local.String(), RemotePort: uint32(n.port), PassiveMode: !o.dials && !o.standby},
 	}
 	for _, f := range []gobgp.Family{gobgp.RF_IPv4_UC, gobgp.RF_IPv6_UC} {
 		p.AfiSafis = append(p.AfiSafis, &api.AfiSafi{

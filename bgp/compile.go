@@ -77,6 +77,9 @@ func (c *compiler) fabric() *Server {
 			Hold:         b.Hold.Std(),
 			ConnectRetry: b.ConnectRetry.Std(),
 			RestartTime:  b.RestartTime.Std(),
+			// Only the gateway with the higher VTEP dials, the one whose connection would win a collision (RFC 4271 section
+			// 6.8). If both do at the same moment, two GoBGP v4.8.0 each go on with their own and wait for the hold time.
+			Passive: c.gw.VTEP.Less(l.Remote.VTEP),
 			// Default routes are looked at by the importing VRFs (Import.AllowDefault).
 			Import: policy.Chain(policy.Guard(true), policy.OwnAS(c.gw.ASN, c.allowOwnAS())),
 		})

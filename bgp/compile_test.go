@@ -46,6 +46,13 @@ func TestCompileFabric(t *testing.T) {
 	if p.Name != "gw2" || p.ASN != 65002 || p.Multihop != fabricTTL || p.LocalAddress != f.Listen[0] || !reflect.DeepEqual(p.Families, []string{EVPN}) {
 		t.Errorf("fabric peer %+v", p)
 	}
+	other, err := Compile(doc, "gw2", HostFacts{})
+	if err != nil || len(other.Fabric.Peers) != 1 {
+		t.Fatalf("%v, %+v", err, other.Fabric)
+	}
+	if !p.Passive || other.Fabric.Peers[0].Passive {
+		t.Errorf("gw1 passive %v, gw2 passive %v; the higher VTEP dials, and only it", p.Passive, other.Fabric.Peers[0].Passive)
+	}
 	if len(d.VRFs) != 0 || len(d.Originations) != 2 || len(d.Imports) != 2 || d.Originations[1].RD != [8]byte{0, 1, 10, 0, 0, 1, 0, 201} {
 		t.Errorf("%+v", d)
 	}

@@ -196,7 +196,7 @@ func TestMD5(t *testing.T) {
 	n.addPeer(doc, "gw1", "CORE", config.Peer{Name: "empty", ASN: 65104, PasswordFile: secret(t, "\r\n"), Families: []string{IPv4}}, 11, 105)
 	n.router(65100, 101, 11, 65001, ceOptions{password: "right horse"})
 	n.router(65101, 102, 11, 65001, ceOptions{password: "right horse"})
-	n.router(65102, 103, 11, 65001, ceOptions{})
+	n.router(65102, 103, 11, 65001, ceOptions{dials: true})
 	wrong0, missing0 := md5Drops(t)
 	g := n.start(doc, "gw1")
 	g.wantState("CORE", "good", "established")
