@@ -51,10 +51,10 @@ unit: ## unit and namespace tests with -race, and the coverage that is promised
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME
-	$(GO) test ./internal/config -run '^$$' -fuzz '^FuzzParse$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 20x
-	$(GO) test ./policy -run '^$$' -fuzz '^FuzzMatcher$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 20x
-	$(GO) test ./lab/cloudemu -run '^$$' -fuzz '^FuzzSignature$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 20x
-	$(GO) test ./overlay/bfd -run '^$$' -fuzz '^FuzzDecode$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 20x
+	@lab/fuzz.sh ./internal/config FuzzParse $(FUZZTIME)
+	@lab/fuzz.sh ./policy FuzzMatcher $(FUZZTIME)
+	@lab/fuzz.sh ./lab/cloudemu FuzzSignature $(FUZZTIME)
+	@lab/fuzz.sh ./overlay/bfd FuzzDecode $(FUZZTIME)
 
 .PHONY: units
 units: build ## systemd-analyze verify, and security at most 4.0
