@@ -190,7 +190,7 @@ func (c *compiler) peer(gv *config.GatewayVRF, in *config.Peer) Peer {
 		Multihop: in.Multihop, TTLSecurity: in.TTLSecurity, PasswordFile: in.PasswordFile, Port: in.Port,
 		Keepalive: in.Keepalive.Std(), Hold: in.Hold.Std(),
 		ConnectRetry: b.ConnectRetry.Std(), RestartTime: b.RestartTime.Std(),
-		ASOverride: in.ASOverride, MaxPrefix: in.MaxPrefix, Disabled: in.Disabled,
+		ASOverride: in.ASOverride, MaxPrefix: in.MaxPrefix, Disabled: in.Disabled, BFD: in.BFD != nil,
 	}
 	if p.Name == "" {
 		p.Name = p.Address.String()

@@ -102,6 +102,8 @@ type Peer struct {
 	// MaxPrefix is the number of prefixes admitted per family; 0 is no limit.
 	MaxPrefix int
 	Disabled  bool
+	// BFD: there is a session only while BFD says that the neighbour is alive; see SetLiveness.
+	BFD bool
 }
 
 // Source is what the RIB knows the peer by.

@@ -46,6 +46,7 @@ type neighbour struct {
 	problem  string    // why GoBGP does not know it
 	retry    time.Time // when to try again
 	pending  bool      // timers to be updated once the session is down
+	verdict  verdict   // of BFD; alive without
 	target   *target
 	log      *slog.Logger
 

@@ -43,6 +43,7 @@ var starting sync.Mutex
 type server struct {
 	want   Server
 	config *Config
+	live   *liveness
 	log    *slog.Logger
 	inbox  *inbox
 
@@ -60,13 +61,13 @@ type server struct {
 	numbers uint32
 }
 
-func newServer(want Server, cfg *Config, wake chan<- struct{}) *server {
+func newServer(want Server, cfg *Config, live *liveness, wake chan<- struct{}) *server {
 	name := want.VRF
 	if name == "" {
 		name = "(fabric)"
 	}
 	return &server{
-		want: want, config: cfg, log: cfg.Log.With("vrf", name), inbox: newInbox(wake),
+		want: want, config: cfg, live: live, log: cfg.Log.With("vrf", name), inbox: newInbox(wake),
 		neighbours: map[string]*neighbour{}, byAddress: map[netip.Addr]*neighbour{}, origins: map[string]*target{},
 	}
 }
@@ -246,10 +247,12 @@ func newTimers(a, b *Peer) bool {
 // session brings GoBGP's neighbour in line. Timers are updated in place between sessions, as they only matter to the next
 // one and GoBGP forgets what graceful restart was negotiated when a running one is updated.
 func (s *server) session(ctx context.Context, n *neighbour, old *Peer) {
+	s.heed(n)
 	if s.gobgp == nil {
 		return
 	}
-	if n.peer.Disabled {
+	// A peer that runs already does not go because BFD is new to it and not yet Up.
+	if n.peer.Disabled || n.verdict.phase != alive && !(n.verdict.phase == waits && n.added) {
 		if n.added {
 			s.detach(ctx, n)
 		}
@@ -271,6 +274,9 @@ func (s *server) session(ctx context.Context, n *neighbour, old *Peer) {
 	case !n.added:
 	case needsSession(old, &n.peer) || password != n.password:
 		s.detach(ctx, n)
+		if n.verdict.phase != alive {
+			return
+		}
 	default:
 		if newTimers(old, &n.peer) {
 			n.pending = true
@@ -458,7 +464,7 @@ func (s *server) rejudge(n *neighbour) {
 // reset is the operator's: hard closes the session, soft goes through policy again in both directions.
 func (s *server) reset(ctx context.Context, n *neighbour, soft bool) error {
 	if s.gobgp == nil || !n.added {
-		return fmt.Errorf("bgp: peer %s is not running: %s", n.peer.Name, cmpOr(n.problem, "disabled"))
+		return fmt.Errorf("bgp: peer %s is not running: %s", n.peer.Name, cmpOr(n.problem, cmpOr(n.verdict.problem(), "disabled")))
 	}
 	address := n.peer.neighbour().String()
 	if soft {

@@ -48,6 +48,7 @@ type Speaker struct {
 	done     chan struct{} // closed when Run has ended
 	started  atomic.Bool
 	state    atomic.Pointer[[]PeerState]
+	live     *liveness
 
 	mu      sync.Mutex
 	desired *Desired // not yet applied
@@ -68,6 +69,7 @@ func NewSpeaker(cfg Config) *Speaker {
 	s := &Speaker{
 		cfg: cfg, wake: make(chan struct{}, 1), requests: make(chan func()), done: make(chan struct{}),
 		changed: make(chan struct{}, 1), servers: map[string]*server{}, first: true,
+		live: &liveness{rib: cfg.RIB, peers: map[rib.Source]*watched{}},
 	}
 	s.state.Store(new([]PeerState))
 	return s
@@ -75,6 +77,7 @@ func NewSpeaker(cfg Config) *Speaker {
 
 // Configure says what shall be. It returns at once; Run applies the newest one, and only what differs.
 func (s *Speaker) Configure(d Desired) {
+	s.live.configure(&d)
 	s.mu.Lock()
 	s.desired = &d
 	s.mu.Unlock()
@@ -127,6 +130,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 			if d := s.take(); d != nil {
 				s.apply(ctx, d)
 			}
+			s.checkLiveness(ctx, time.Now())
 			s.receive(ctx)
 		case f := <-s.requests:
 			f()
@@ -185,7 +189,7 @@ func (s *Speaker) apply(ctx context.Context, d *Desired) {
 	for i := range want {
 		v := s.servers[want[i].VRF]
 		if v == nil {
-			v = newServer(want[i], &s.cfg, s.wake)
+			v = newServer(want[i], &s.cfg, s.live, s.wake)
 			s.servers[want[i].VRF] = v
 		}
 		if v.gobgp == nil {
@@ -399,6 +403,7 @@ func (s *Speaker) session(ctx context.Context, v *server, n *neighbour, ev *sess
 // overdue looks at what time has brought: servers and password files to try again, End-of-RIB that never came.
 func (s *Speaker) overdue(ctx context.Context) {
 	now := time.Now()
+	s.checkLiveness(ctx, now)
 	for _, vrf := range s.order {
 		v := s.servers[vrf]
 		if v == nil {
@@ -414,7 +419,7 @@ func (s *Speaker) overdue(ctx context.Context) {
 		if v.stranded() {
 			v.log.Info("the device was made anew; listening on the new one", "device", v.want.BindDevice)
 			v.halt()
-			v = newServer(v.want, &s.cfg, s.wake)
+			v = newServer(v.want, &s.cfg, s.live, s.wake)
 			s.servers[vrf] = v
 			v.start(ctx)
 			s.settle(ctx, v, true)

@@ -35,6 +35,8 @@ type PeerState struct {
 	Families []string
 	// LastError says why the session is not up, or why it last went down.
 	LastError string
+	// BFD is "" without BFD, else "up", "down", "waits" (never up so far, or up but for the hold-off) or "admin-down".
+	BFD string
 	// Hold and Keepalive are those negotiated; 0 while not established.
 	Hold, Keepalive time.Duration
 }
@@ -110,6 +112,12 @@ func (n *neighbour) status() PeerState {
 		st.Families = n.families
 		if n.target != nil {
 			st.Advertised = n.target.count(n.families)
+		}
+	}
+	if p.BFD && !p.Disabled {
+		st.BFD = n.verdict.String()
+		if why := n.verdict.problem(); why != "" && !n.added {
+			st.LastError = why
 		}
 	}
 	if n.problem != "" {

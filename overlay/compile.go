@@ -26,7 +26,9 @@ const (
 //
 // Who dials: whoever knows an endpoint of the other, possibly both. Only a side that dials sends keepalives (X15, X16). If
 // neither knows one, the link has no tunnels, and the remote VTEP is kept unreachable.
-func Compile(doc *config.Document, gateway string) (Plan, error) {
+//
+// BFD runs on every tunnel, and with each third-party peer that asks for it.
+func Compile(doc *config.Document, gateway string, host Host) (Plan, error) {
 	_, own, ok := doc.Find(gateway)
 	if !ok {
 		return Plan{}, fmt.Errorf("gateway %q is not in the document", gateway)
@@ -54,7 +56,11 @@ func Compile(doc *config.Document, gateway string) (Plan, error) {
 	}
 	// Every VNI of ours for every neighbour, whether that has it or not: a next hop that no route uses costs nothing,
 	// and a prefix that is moved there needs no word between the daemons.
-	for _, gv := range own.VRFs {
+	for i := range own.VRFs {
+		gv := &own.VRFs[i]
+		sessions, problems := compileSessions(doc, own, gv, host)
+		p.Sessions = append(p.Sessions, sessions...)
+		errs = append(errs, problems...)
 		vrf, ok := doc.VRF(gv.VRF)
 		if !ok {
 			errs = append(errs, fmt.Errorf("gateway %s: VRF %q is not in the document", own.Name, gv.VRF))
@@ -71,6 +77,7 @@ func Compile(doc *config.Document, gateway string) (Plan, error) {
 		}
 	}
 	slices.SortStableFunc(p.NextHops, func(a, b NextHop) int { return cmp.Compare(a.VNI, b.VNI) })
+	slices.SortStableFunc(p.Sessions, func(a, b Session) int { return cmp.Compare(a.Name, b.Name) })
 	errs = append(errs, sameMAC(own, neighbours))
 	if err := errors.Join(errs...); err != nil {
 		return Plan{}, err
@@ -87,6 +94,11 @@ func compileTunnel(doc *config.Document, own *config.Gateway, link config.Link, 
 		base = defaultWireGuardPort
 	}
 	remote := link.Remote
+	var timers config.BFD
+	if t.BFD != nil {
+		timers = *t.BFD
+	}
+	bfd := compileBFD(doc, timers)
 	tunnel := Tunnel{
 		Device:          TunnelDevice(own.Name, remote.Name, rank),
 		Name:            TunnelName(own.Name, remote.Name, rank),
@@ -99,6 +111,7 @@ func compileTunnel(doc *config.Document, own *config.Gateway, link config.Link, 
 		ListenPort:      base + offset + link.Index,
 		PublicKey:       remote.WireGuard.PublicKey,
 		PrivateKeyFile:  own.WireGuard.PrivateKeyFile,
+		BFD:             &bfd,
 	}
 	if e, ok := remote.Endpoint(rank); ok {
 		port := base

@@ -50,7 +50,7 @@ func threeSites() *config.Document {
 
 func compile(t *testing.T, doc *config.Document, gw string) Plan {
 	t.Helper()
-	p, err := Compile(doc, gw)
+	p, err := Compile(doc, gw, Host{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,7 +303,7 @@ func TestCompileErrors(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			doc := threeSites()
 			tt.change(doc)
-			_, err := Compile(doc, tt.gw)
+			_, err := Compile(doc, tt.gw, Host{})
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error is %v, want %q in it", err, tt.want)
 			}

@@ -47,6 +47,38 @@ type Plan struct {
 	VTEPs []RemoteVTEP `json:"vteps,omitempty"`
 	// NextHops, ordered by VNI and gateway.
 	NextHops []NextHop `json:"next-hops,omitempty"`
+	// Sessions are BFD sessions with third-party peers, ordered by name. Those on tunnels are the tunnels'.
+	Sessions []Session `json:"sessions,omitempty"`
+}
+
+// BFD are the timers of a session.
+type BFD struct {
+	// IntervalMs is how often packets are sent and wanted, at most, in milliseconds.
+	IntervalMs int `json:"interval-ms"`
+	// Multiplier is the detect multiplier.
+	Multiplier int `json:"multiplier"`
+}
+
+// Session is a BFD session with a third-party peer.
+type Session struct {
+	BFD
+	// Name is VRF/PEER.
+	Name string `json:"name"`
+	VRF  string `json:"vrf"`
+	Peer string `json:"peer"`
+	// VRFDevice is the VRF's device, "" where rules stand in for it.
+	VRFDevice string `json:"vrf-device,omitempty"`
+	// Interface holds a single hop session to a device; "" with several hops.
+	Interface string     `json:"interface,omitempty"`
+	Local     netip.Addr `json:"local"`
+	Remote    netip.Addr `json:"remote"`
+	// Multihop is RFC 5883; MinTTL the least TTL accepted then.
+	Multihop bool `json:"multihop,omitempty"`
+	MinTTL   int  `json:"min-ttl,omitempty"`
+	// Auth is "", "simple", "sha1" or "meticulous-sha1"; KeyFile holds the key.
+	Auth    string `json:"auth,omitempty"`
+	KeyID   int    `json:"key-id,omitempty"`
+	KeyFile string `json:"key-file,omitempty"`
 }
 
 // Tunnel is one interface to one remote gateway.
@@ -75,6 +107,9 @@ type Tunnel struct {
 	PrivateKeyFile string `json:"private-key-file"`
 	// Keepalive in seconds, 0 on the passive side (X16).
 	Keepalive int `json:"keepalive,omitempty"`
+	// BFD are the timers of the session on the tunnel, between the link-local addresses. Nil, in a plan of an older fabric-site:
+	// the handshake alone tells whether the tunnel is alive.
+	BFD *BFD `json:"bfd,omitempty"`
 }
 
 // RemoteVTEP is another gateway's loopback and the ways to it.
@@ -225,6 +260,7 @@ func (p Plan) Validate() error {
 			bad("next hop %d has no gateway", n.ID)
 		}
 	}
+	p.validateSessions(bad)
 	return errors.Join(errs...)
 }
 

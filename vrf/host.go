@@ -70,13 +70,30 @@ type Connected struct {
 // IsMain says whether the VRF is the main table.
 func (m *Member) IsMain() bool { return m.Table == kernel.MainTable }
 
+// VRFDevices are the VRF devices by VRF name; a VRF that has none is left out.
+func (h *Host) VRFDevices() map[string]string {
+	devices := map[string]string{}
+	for _, m := range h.VRFs {
+		if m.Device != "" {
+			devices[m.Name] = m.Device
+		}
+	}
+	return devices
+}
+
 // Compile says what the gateway's VRFs need on a host with the given features.
 func Compile(doc *config.Document, gateway string, f kernel.Features) (*Host, error) {
 	_, gw, ok := doc.Find(gateway)
 	if !ok {
 		return nil, fmt.Errorf("gateway %q is not in the document", gateway)
 	}
-	plan, err := overlay.Compile(doc, gateway)
+	devices := map[string]string{}
+	for i := range gw.VRFs {
+		if v, ok := doc.VRF(gw.VRFs[i].VRF); ok && hasDevice(v, f) {
+			devices[v.Name] = v.Name
+		}
+	}
+	plan, err := overlay.Compile(doc, gateway, overlay.Host{VRFDevices: devices})
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +112,7 @@ func Compile(doc *config.Document, gateway string, f kernel.Features) (*Host, er
 		h.Backend = Devices
 	}
 	c := &compiler{
-		doc: doc, gw: gw, host: h, mtu: overlay.MTU(doc, gateway),
+		doc: doc, gw: gw, features: f, host: h, mtu: overlay.MTU(doc, gateway),
 		owners: map[netip.Addr][]string{gw.VTEP: {""}}, anycast: map[netip.Addr][]string{},
 	}
 	for _, e := range gw.Endpoints {
@@ -120,13 +137,19 @@ func Compile(doc *config.Document, gateway string, f kernel.Features) (*Host, er
 	return h, nil
 }
 
+// hasDevice says whether a VRF has a device of its name on a host with the given features.
+func hasDevice(v *config.VRF, f kernel.Features) bool {
+	return f.VRF && v.Table != 0 && v.Table != kernel.MainTable
+}
+
 type compiler struct {
-	doc     *config.Document
-	gw      *config.Gateway
-	host    *Host
-	mtu     int
-	tunnels []string
-	remotes []netip.Addr
+	doc      *config.Document
+	gw       *config.Gateway
+	features kernel.Features
+	host     *Host
+	mtu      int
+	tunnels  []string
+	remotes  []netip.Addr
 	// owners are the VRFs that have an address of the gateway, by name; "" is the main table.
 	owners map[netip.Addr][]string
 	// anycast are likewise the subnet-router anycast addresses of IPv6 networks (RFC 4291 section 2.6.1), which the kernel
@@ -145,7 +168,7 @@ func (c *compiler) vrf(gv *config.GatewayVRF) error {
 	if m.Table == 0 {
 		m.Table = kernel.MainTable
 	}
-	if c.host.Backend == Devices && !m.IsMain() {
+	if hasDevice(v, c.features) {
 		m.Device = v.Name
 		c.host.Links[v.Name] = kernel.Link{
 			Name: v.Name, Kind: kernel.KindVRF, Alias: kernel.AliasPrefix + "vrf:" + v.Name, Table: v.Table, Up: true,

@@ -326,3 +326,20 @@ func TestCompileRefuses(t *testing.T) {
 		t.Errorf("an unknown VRF: %v", err)
 	}
 }
+
+// Two VRFs may each have a neighbour of the same address over several hops: their devices tell the BFD sessions apart, rules do not.
+func TestCompileSameFarNeighbour(t *testing.T) {
+	doc := parse(t, twoVRFs)
+	for i := 1; i <= 2; i++ {
+		doc.Sites[0].Gateways[0].VRFs[i].Peers = []config.Peer{{
+			Name: "far", Address: netip.MustParseAddr("10.77.0.1"), ASN: 65010, Multihop: 3,
+			UpdateSource: netip.MustParseAddr("10.9.0.1"), BFD: &config.PeerBFD{},
+		}}
+	}
+	if _, err := vrf.Compile(doc, "gw", kernel.Features{VRF: true}); err != nil {
+		t.Errorf("with devices: %v", err)
+	}
+	if _, err := vrf.Compile(doc, "gw", kernel.Features{}); err == nil || !strings.Contains(err.Error(), `"A/far" and "B/far"`) {
+		t.Errorf("with rules: %v", err)
+	}
+}

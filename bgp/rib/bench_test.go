@@ -132,3 +132,26 @@ func BenchmarkLookup(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkSourceDown makes the better of two peers with 100,000 prefixes unusable, with a consumer that has seen all, and usable
+// again; ns/op is for one of the two.
+func BenchmarkSourceDown(b *testing.B) {
+	tab := benchTable()
+	load(tab, peer1, peer2)
+	f := tab.Subscribe()
+	f.take()
+	down := false
+	for b.Loop() {
+		down = !down
+		reach := Reachable
+		if down {
+			reach = Unreachable
+		}
+		tab.SetSource(peer1, reach)
+		b.StopTimer()
+		if batch, ok, _ := f.take(); !ok || len(batch.Choices) != benchPrefixes {
+			b.Fatalf("%d keys changed", len(batch.Choices))
+		}
+		b.StartTimer()
+	}
+}

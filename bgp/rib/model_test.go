@@ -17,13 +17,14 @@ type model struct {
 	vrfs  map[string][]RT
 	paths map[PathKey]Path
 	reach map[NextHop]Reach
+	dead  map[Source]bool
 }
 
 func newModel() *model {
-	return &model{vrfs: make(map[string][]RT), paths: make(map[PathKey]Path), reach: make(map[NextHop]Reach)}
+	return &model{vrfs: make(map[string][]RT), paths: make(map[PathKey]Path), reach: make(map[NextHop]Reach), dead: make(map[Source]bool)}
 }
 
-func (m *model) usable(p Path) bool { return m.reach[p.Hop()] == Reachable }
+func (m *model) usable(p Path) bool { return m.reach[p.Hop()] == Reachable && !m.dead[p.Key.Source] }
 
 // candidates are the paths of a key, in no order.
 func (m *model) candidates(k Key) []Path {
@@ -237,8 +238,11 @@ func sameChoice(a, b Choice) bool {
 func checkIndexes(t *rapid.T, tab *Table, m *model) {
 	n := 0
 	for s, src := range tab.sources {
-		if len(src.paths) == 0 {
+		if len(src.paths) == 0 && src.reach == Reachable {
 			t.Fatalf("empty source %v is kept", s)
+		}
+		if (src.reach != Reachable) != m.dead[s] {
+			t.Fatalf("source %v has reach %v", s, src.reach)
 		}
 		for i, r := range src.paths {
 			n++
@@ -466,6 +470,12 @@ func TestTableAgainstModel(t *testing.T) {
 				tab.SetNextHop(nh, r)
 				m.reach[nh] = r
 			},
+			"source": func(t *rapid.T) {
+				s := genSource().Draw(t, "source")
+				r := Reach(rapid.ByteRange(0, 1).Draw(t, "reach"))
+				tab.SetSource(s, r)
+				m.dead[s] = r != Reachable
+			},
 			"subscribe": func(t *rapid.T) {
 				if len(consumers) < 4 {
 					subscribe()
@@ -529,6 +539,9 @@ func TestOrderDoesNotMatter(t *testing.T) {
 			case 1, 2:
 				nh, r := genHop().Draw(t, "hop"), Reach(rapid.ByteRange(0, 1).Draw(t, "reach"))
 				add(nh, func(tab *Table) { tab.SetNextHop(nh, r) })
+			case 4:
+				s, r := genSource().Draw(t, "source"), Reach(rapid.ByteRange(0, 1).Draw(t, "reach"))
+				add(s, func(tab *Table) { tab.SetSource(s, r) })
 			case 3:
 				k := genPath().Draw(t, "key").Key
 				add(k, func(tab *Table) { tab.Withdraw(k) })

@@ -131,10 +131,10 @@ func (p *Path) Hop() NextHop {
 	return NextHop{VRF: p.Key.Source.VRF, Addr: p.Attrs.NextHop}
 }
 
-// Reach says whether a next hop can be used.
+// Reach says whether a next hop, or what a source told, can be used.
 type Reach uint8
 
-// The reachabilities. A next hop nobody has spoken about counts as Reachable.
+// The reachabilities. A next hop or source nobody has spoken about counts as Reachable.
 const (
 	Reachable Reach = iota
 	Unreachable
@@ -159,6 +159,7 @@ type Reason string
 // The reasons, in the order of the steps (RFC 4271 section 9.1.2.2 and our administrative distance before it).
 const (
 	OnlyPath        Reason = "only path"
+	ByLiveness      Reason = "neighbour alive (BFD)"
 	ByReachability  Reason = "next hop reachable"
 	BySource        Reason = "source (connected, static, BGP)"
 	ByLocalPref     Reason = "local preference"

@@ -176,7 +176,7 @@ func choose(rs []*record) (best, runnerUp *Path, why Reason) {
 		return best, nil, OnlyPath
 	}
 	if !rs[1].usable() {
-		return best, nil, ByReachability
+		return best, nil, rs[1].unusable()
 	}
 	for _, r := range rs[1:] {
 		if !r.usable() {

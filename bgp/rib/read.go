@@ -12,7 +12,7 @@ const walkChunk = 1024
 // Candidate is one path of a key, as explain shows it.
 type Candidate struct {
 	Path Path
-	// Usable is false where the next hop is unreachable.
+	// Usable is false where the next hop is unreachable or the source is.
 	Usable bool
 	// Lost says by which step the path lost to the best; "" for the best itself and where there is none.
 	Lost Reason
@@ -114,7 +114,7 @@ func (t *Table) cache(vrf string, keys []netip.Prefix, at uint64) {
 	}
 }
 
-// Candidates returns the paths of a key in order of preference, those with an unreachable next hop last.
+// Candidates returns the paths of a key in order of preference, those that cannot be used last.
 func (t *Table) Candidates(k Key) []Path {
 	var ps []Path
 	for _, c := range t.Ranking(k) {
@@ -140,7 +140,7 @@ func (t *Table) Ranking(k Key) []Candidate {
 		cs[i] = Candidate{Path: *r.path, Usable: r.usable()}
 		switch {
 		case !r.usable():
-			cs[i].Lost = ByReachability
+			cs[i].Lost = r.unusable()
 		case i > 0:
 			cs[i].Lost = lostTo(e.best, r.path)
 		}
@@ -163,8 +163,10 @@ func (t *Table) Sources() []Source {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	ss := make([]Source, 0, len(t.sources))
-	for s := range t.sources {
-		ss = append(ss, s)
+	for s, src := range t.sources {
+		if len(src.paths) > 0 {
+			ss = append(ss, s)
+		}
 	}
 	return ss
 }

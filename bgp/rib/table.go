@@ -62,11 +62,22 @@ type record struct {
 	sourceAt, hopAt int32
 }
 
-func (r *record) usable() bool { return r.hop == nil || r.hop.reach == Reachable }
+func (r *record) usable() bool {
+	return r.source.reach == Reachable && (r.hop == nil || r.hop.reach == Reachable)
+}
+
+// unusable says why a record is not usable.
+func (r *record) unusable() Reason {
+	if r.source.reach != Reachable {
+		return ByLiveness
+	}
+	return ByReachability
+}
 
 // source is the index of what one source gave us.
 type source struct {
 	name  Source
+	reach Reach
 	paths []*record
 }
 
@@ -295,6 +306,40 @@ func (t *Table) SetNextHop(nh NextHop, r Reach) {
 	t.wake()
 }
 
+// SetSource says whether what a source told can be used, whatever its next hops: a neighbour that BFD has found dead
+// keeps its paths, but none is chosen. All of them are re-chosen at once, so a Feed sees what takes over in one batch. It may be
+// called before the source's first path and holds, for paths to come too, until it is called again.
+func (t *Table) SetSource(s Source, r Reach) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	src := t.sources[s]
+	switch {
+	case src == nil && r == Reachable:
+		return
+	case src == nil:
+		src = &source{name: s}
+		t.sources[s] = src
+	case src.reach == r:
+		return
+	}
+	src.reach = r
+	for _, f := range t.feeds {
+		f.expect(len(src.paths))
+	}
+	for _, u := range src.paths {
+		t.rechoose(u)
+	}
+	t.dropSource(src)
+	t.wake()
+}
+
+// dropSource forgets a source that has no paths and that nothing was said about.
+func (t *Table) dropSource(s *source) {
+	if len(s.paths) == 0 && s.reach == Reachable {
+		delete(t.sources, s.name)
+	}
+}
+
 // find returns the record of a key with a masked prefix, or nil.
 func (t *Table) find(k *PathKey) *record {
 	var rs []*record
@@ -376,9 +421,7 @@ func (t *Table) remove(r *record) {
 	src.paths[r.sourceAt].sourceAt = r.sourceAt
 	src.paths[last] = nil
 	src.paths = src.paths[:last]
-	if last == 0 {
-		delete(t.sources, src.name)
-	}
+	t.dropSource(src)
 }
 
 // homes are the VRFs in which a path is a candidate. The result is valid until the next call with the same slot.

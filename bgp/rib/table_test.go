@@ -555,3 +555,37 @@ func apply(world map[Key]Choice, b Batch) {
 		}
 	}
 }
+
+// A source is unusable by itself: another one with the same next hop is not touched, paths that come later are not used either, and
+// all that changes is in one batch.
+func TestSourceLiveness(t *testing.T) {
+	tab := NewTable()
+	tab.Update(path(peer1, net10), path(peer1, net101), path(peer2, net10, nextHop(peer1.Addr.String())))
+	f := tab.Subscribe()
+	want(t, "both", next(t, f), "full; A 10.0.0.0/8 peerp1; A 10.1.0.0/16 peerp1")
+	tab.SetSource(peer1, Unreachable)
+	want(t, "the runner-up takes over", next(t, f), "A 10.0.0.0/8 peerp2; A 10.1.0.0/16 -")
+	if c, _ := tab.Best(Key{"A", net10}); c.Reason != ByLiveness {
+		t.Errorf("reason %q", c.Reason)
+	}
+	if r := tab.Ranking(Key{"A", net101}); len(r) != 1 || r[0].Usable || r[0].Lost != ByLiveness {
+		t.Errorf("ranking %+v", r)
+	}
+	tab.SetSource(peer1, Unreachable)
+	tab.Update(path(peer1, netV6))
+	quiet(t, f)
+	tab.WithdrawSource(peer1)
+	next(t, f) // the reason is another
+	if ss := tab.Sources(); len(ss) != 1 || ss[0] != peer2 {
+		t.Errorf("sources %v", ss)
+	}
+	tab.Update(path(peer1, net101))
+	quiet(t, f)
+	tab.SetSource(peer1, Reachable)
+	want(t, "alive again", next(t, f), "A 10.1.0.0/16 peerp1")
+	tab.WithdrawSource(peer1)
+	tab.SetSource(peer3, Reachable)
+	if len(tab.sources) != 1 {
+		t.Errorf("%d sources remembered, want 1", len(tab.sources))
+	}
+}

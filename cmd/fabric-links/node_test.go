@@ -319,7 +319,7 @@ func twoNodesWith(t *testing.T, family, vtepA, vtepB, endpoint string) (a, b *no
 		Links: config.Links{Mesh: "full", Tunnels: []config.Tunnel{{Kind: "wireguard"}}},
 	}
 	for i, n := range []*node{a, b} {
-		p, err := overlay.Compile(doc, n.name)
+		p, err := overlay.Compile(doc, n.name, overlay.Host{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -22,6 +22,7 @@ import (
 
 	"fabric/internal/kernel/linux"
 	"fabric/overlay"
+	"fabric/overlay/bfd"
 	"fabric/overlay/links"
 )
 
@@ -69,15 +70,30 @@ func runEngine(ctx context.Context, o options) error {
 		return err
 	}
 	defer reader.Close()
+	// Repairs have a connection to the kernel of their own.
+	repair, err := linux.Open(log)
+	if err != nil {
+		return err
+	}
+	defer repair.Close()
 	ready := make(chan struct{})
-	engine := links.New(links.Config{
-		Log: log, Host: host, Processes: processes, Reader: reader, Liveness: links.Handshake{}, Store: store,
+	var engine *links.Engine
+	sessions := bfd.New(bfd.Config{Log: log, OnChange: func(c bfd.Change) { engine.SessionChanged(c) }})
+	engine = links.New(links.Config{
+		Log: log, Host: host, Repair: repair, Processes: processes, Reader: reader, Liveness: links.Handshake{}, BFD: sessions, Store: store,
 		Ready: func() { close(ready) },
 		Beat:  func() { notify(daemon.SdNotifyWatchdog) },
 	})
 
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return engine.Run(ctx) })
+	// BFD ends after the engine, which takes leave of the neighbours.
+	bfdCtx, endBFD := context.WithCancel(context.WithoutCancel(ctx))
+	defer endBFD()
+	g.Go(func() error { return sessions.Run(bfdCtx) })
+	g.Go(func() error {
+		defer endBFD()
+		return engine.Run(ctx)
+	})
 	g.Go(func() error { return links.Serve(ctx, engine, o.socketPath(), log) })
 	if o.metrics != "" {
 		g.Go(func() error { return serveMetrics(ctx, o.metrics, metricsHandler(engine), metricsRetry, log) })

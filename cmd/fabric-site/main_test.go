@@ -87,6 +87,9 @@ func TestExitCodes(t *testing.T) {
 		{"log format", []string{"run", "--log-format", "xml", "--gateway", "gw"}, 2, "", `--log-format "xml": want text or json`},
 		{"too many", []string{"check-config", good, bad}, 2, "", "accepts at most 1 arg"},
 		{"unknown command", []string{"dance"}, 2, "", `unknown command "dance"`},
+		{"output of check", []string{"check", "-o", "xml", "--gateway", "gw"}, 2, "", `--output "xml": want table or json`},
+		{"check finds a fault", []string{"check", "--config", good, "--gateway", "gw", "-o", "json"}, 1, `"id": "private-key-missing"`, " errors, "},
+		{"check of no such gateway", []string{"check", "--config", good, "--gateway", "nobody"}, 1, "", `gateway "nobody" is not in the document`},
 		{"schema", []string{"schema"}, 0, `"$schema"`, ""},
 		{"version", []string{"version"}, 0, "\n", ""},
 	} {

@@ -101,7 +101,7 @@ func (a *app) command() *cobra.Command {
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 
 	root.AddCommand(
-		a.peerCommand(), a.prefixCommand(), a.routeCommand(), a.tunnelCommand(), a.vrfCommand(), a.cloudCommand(),
+		a.peerCommand(), a.prefixCommand(), a.routeCommand(), a.tunnelCommand(), a.bfdCommand(), a.vrfCommand(), a.cloudCommand(),
 		a.siteCommand(), a.configCommand(), a.versionCommand(),
 	)
 	return root

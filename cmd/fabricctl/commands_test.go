@@ -35,6 +35,17 @@ var commands = []struct {
 	{"site-undrain", [][]string{{"site", "drain", "--wait"}}, []string{"site", "undrain", "--wait"}},
 	{"vrf-list", nil, []string{"vrf", "list"}},
 	{"tunnel-list", nil, []string{"tunnel", "list"}},
+	{"tunnel-show", nil, []string{"tunnel", "show", "sz-1/hk-1/0"}},
+	{"tunnel-show-gateway", nil, []string{"tunnel", "show", "hk-1"}},
+	{"tunnel-drain", nil, []string{"tunnel", "drain", "fxwabc"}},
+	{"tunnel-drain-forced", nil, []string{"tunnel", "drain", "fxwdef", "--force"}},
+	{"tunnel-drain-last", [][]string{{"tunnel", "drain", "fxwabd"}}, []string{"tunnel", "drain", "fxwabc", "--force"}},
+	{"tunnel-undrain", [][]string{{"tunnel", "drain", "fxwabc"}}, []string{"tunnel", "undrain", "sz-1/hk-1/0"}},
+	{"bfd-list", nil, []string{"bfd", "list"}},
+	{"bfd-list-vrf", nil, []string{"bfd", "list", "--vrf", "CORE"}},
+	{"bfd-show", nil, []string{"bfd", "show", "fxwabc"}},
+	{"bfd-counters", nil, []string{"bfd", "counters"}},
+	{"bfd-counters-one", nil, []string{"bfd", "counters", "core-router"}},
 	{"cloud-list", nil, []string{"cloud", "list"}},
 	{"cloud-list-entries", nil, []string{"cloud", "list", "--entries"}},
 	{"cloud-plan", nil, []string{"cloud", "plan"}},
@@ -43,6 +54,12 @@ var commands = []struct {
 	{"peer-show", nil, []string{"peer", "show", "core-router"}},
 	{"peer-show-gateway", nil, []string{"peer", "show", "hk-1"}},
 	{"peer-add", nil, []string{"peer", "add", "172.20.0.2", "--asn", "65021", "--vrf", "CORE", "--name", "frr", "--hold", "9s", "--wait"}},
+	{
+		"peer-show-bfd",
+		[][]string{{"peer", "add", "172.20.0.2", "--asn", "65021", "--vrf", "CORE", "--name", "frr", "--bfd-interval", "50ms", "--bfd-multiplier", "4", "--bfd-auth", "sha1", "--bfd-key-id", "7", "--bfd-key-file", "/etc/fabric/keys/bfd", "--wait"}},
+		[]string{"peer", "show", "frr"},
+	},
+	{"peer-show-bfd-default", [][]string{{"peer", "add", "172.20.0.2", "--asn", "65021", "--vrf", "CORE", "--bfd", "--wait"}}, []string{"peer", "show", "172.20.0.2"}},
 	{"peer-add-dry-run", nil, []string{"peer", "add", "172.20.0.2", "--asn", "65021", "--vrf", "CORE", "--dry-run"}},
 	{"peer-del", nil, []string{"peer", "del", "core-router", "--wait"}},
 	{"peer-disable", nil, []string{"peer", "disable", "core-router", "--wait"}},
@@ -111,7 +128,7 @@ func TestCommands(t *testing.T) {
 
 // Every leaf of the tree is in the table above, so that a new command gets its test.
 func TestCommandsAreAllTested(t *testing.T) {
-	tested := map[string]bool{"prefix watch": true, "config rebase": true} // have tests of their own
+	tested := map[string]bool{"prefix watch": true, "tunnel watch": true, "config rebase": true} // have tests of their own
 	for _, c := range commands {
 		tested[strings.Join(c.args[:min(2, len(c.args))], " ")] = true
 	}
@@ -194,6 +211,66 @@ func TestPrefixWatch(t *testing.T) {
 	}
 }
 
+// tunnel watch shows the tunnels, then what becomes of them, and no mere traffic.
+func TestTunnelWatch(t *testing.T) {
+	for format, want := range map[string][]string{
+		"table": {
+			"03:07:17  added      sz-1/hk-1/0               fxwabc  up, active, bfd up, endpoint 198.51.100.1:51820: BFD up\n",
+			"03:07:17  added      sz-1/hk-1/1               fxwabd  up: handshake 2s ago\n",
+			"03:07:17  changed    sz-1/hk-1/0               fxwabc  up, drained, bfd up, endpoint 198.51.100.1:51820: BFD up\n",
+			"03:07:17  changed    sz-1/hk-1/1               fxwabd  up, active: handshake 2s ago\n",
+			"03:07:17  withdrawn  sz-1/hk-1/0               fxwabc\n",
+		},
+		"json": {
+			`{"kind":"EVENT_KIND_ADDED","tunnel":{"remote":"hk-1","name":"sz-1/hk-1/0",`, `{"kind":"EVENT_KIND_ADDED","tunnel":{"remote":"hk-1","name":"sz-1/hk-1/1",`,
+			`{"kind":"EVENT_KIND_CHANGED","tunnel":{"remote":"hk-1","name":"sz-1/hk-1/0",`, `{"kind":"EVENT_KIND_CHANGED","tunnel":{"remote":"hk-1","name":"sz-1/hk-1/1",`,
+			`{"kind":"EVENT_KIND_WITHDRAWN","tunnel":{"remote":"hk-1","name":"sz-1/hk-1/0",`,
+		},
+	} {
+		t.Run(format, func(t *testing.T) {
+			d := newDaemon(t, nil)
+			ctx, interrupt := context.WithCancel(context.Background())
+			defer interrupt()
+			var out, errs output
+			a := &app{out: &out, err: &errs, now: clock}
+			code := make(chan int, 1)
+			go func() { code <- a.run(ctx, []string{"--socket", d.socket, "-o", format, "tunnel", "watch", "hk-1"}) }()
+			see := func(n int) {
+				t.Helper()
+				until(t, fmt.Sprintf("%d lines", n), func() bool { return strings.Count(out.String(), "\n") >= n })
+			}
+			see(2)
+			d.gw.Publish(func(s *site.Snapshot) { // none of this is a change of state
+				s.Tunnels[0].RxBytes++
+				s.Tunnels[0].LastHandshake = apitest.Epoch.Add(time.Minute)
+				s.Sessions[0].Received++
+			})
+			if r := d.ctl(t, "tunnel", "drain", "fxwabc"); r.code != exitOK {
+				t.Fatal(r)
+			}
+			see(4)
+			d.gw.Publish(func(s *site.Snapshot) { s.Tunnels = s.Tunnels[1:] })
+			see(5)
+			interrupt()
+			if got := <-code; got != exitOK || errs.String() != "" {
+				t.Errorf("exit code %d: %s", got, errs.String())
+			}
+			lines := strings.SplitAfter(out.String(), "\n")
+			if len(lines) != len(want)+1 {
+				t.Fatalf("%d lines, want %d:\n%s", len(lines)-1, len(want), out.String())
+			}
+			for i, w := range want {
+				if !strings.HasPrefix(lines[i], w) {
+					t.Errorf("line %d is %q, want %q", i, lines[i], w)
+				}
+				if format == "json" && !json.Valid([]byte(lines[i])) {
+					t.Errorf("line %d is no JSON: %s", i, lines[i])
+				}
+			}
+		})
+	}
+}
+
 func TestPrefixWatchTimeout(t *testing.T) {
 	d := newDaemon(t, nil)
 	if r := d.ctl(t, "prefix", "watch", "--timeout", "50ms"); r.code != exitOK {
@@ -261,6 +338,13 @@ func TestCompletion(t *testing.T) {
 		{[]string{"peer", "enable", "--vrf", "OPS", ""}, ":4"},
 		{[]string{"peer", "add", "--vrf", ""}, "CORE\nOPS\n:4"},
 		{[]string{"prefix", "del", ""}, "172.18.0.0/16\n172.20.0.0/24\n172.19.0.0/16\n:4"},
+		{[]string{"tunnel", "show", ""}, "hk-1\nsz-1/hk-1/0\nsz-1/hk-1/1\ngz-1\nsz-1/gz-1/0\n:4"},
+		{[]string{"tunnel", "watch", ""}, "hk-1\nsz-1/hk-1/0\nsz-1/hk-1/1\ngz-1\nsz-1/gz-1/0\n:4"},
+		{[]string{"tunnel", "drain", ""}, "sz-1/hk-1/0\nsz-1/hk-1/1\nsz-1/gz-1/0\n:4"},
+		{[]string{"tunnel", "undrain", "fxwabc", ""}, ":4"},
+		{[]string{"bfd", "show", ""}, "sz-1/hk-1/0\nCORE/core-router\n:4"},
+		{[]string{"bfd", "counters", ""}, "sz-1/hk-1/0\nCORE/core-router\n:4"},
+		{[]string{"peer", "add", "--bfd-auth", ""}, "simple\nsha1\nmeticulous-sha1\n:4"},
 		{[]string{"config", "rollback", ""}, "1\n:4"},
 		{[]string{"route", "list", "-o", ""}, "table\njson\nyaml\n:4"},
 		{[]string{"route", "list", "--source", ""}, "connected\nstatic\npeer\nfabric\n:4"},

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -24,6 +25,9 @@ import (
 
 func TestExitCodes(t *testing.T) {
 	slow := func(g *apitest.Gateway) { g.PeerState = func(string) string { return "active" } }
+	refuseDrain := func(g *apitest.Gateway) {
+		g.OnDrain = func(string, bool) error { return errors.New("disk full") }
+	}
 	for _, c := range []struct {
 		name    string
 		prepare func(*apitest.Gateway)
@@ -51,6 +55,16 @@ func TestExitCodes(t *testing.T) {
 		{"socket and address", nil, []string{"site", "status", "--address", "h:1"}, exitUsage, "choose one"},
 		{"wait runs out", slow, []string{"peer", "add", "172.20.0.2", "--asn", "65021", "--vrf", "CORE", "--wait", "--timeout", "50ms"}, exitWaitTimeout, "generation 2 is kept"},
 		{"no such peer", nil, []string{"peer", "show", "nobody"}, exitNotFound, "CORE/core-router"},
+		{"no such tunnel", nil, []string{"tunnel", "show", "fxwxyz"}, exitNotFound, `no tunnel "fxwxyz" at this gateway; it has sz-1/hk-1/0 (fxwabc), sz-1/hk-1/1 (fxwabd), sz-1/gz-1/0 (fxwdef)`},
+		{"no such tunnel to watch", nil, []string{"tunnel", "watch", "fxwxyz"}, exitNotFound, "sz-1/hk-1/0 (fxwabc)"},
+		{"no such tunnel to drain", nil, []string{"tunnel", "drain", "fxwxyz"}, exitNotFound, "sz-1/hk-1/0 (fxwabc)"},
+		{"no such tunnel to undrain", nil, []string{"tunnel", "undrain", "fxwxyz"}, exitNotFound, "sz-1/hk-1/0 (fxwabc)"},
+		{"which tunnel", nil, []string{"tunnel", "drain", "hk-1"}, exitFailed, `which tunnel? "hk-1" fits sz-1/hk-1/0 (fxwabc), sz-1/hk-1/1 (fxwabd)`},
+		{"drain refused", refuseDrain, []string{"tunnel", "drain", "fxwabc"}, exitFailed, "tunnel drain fxwabc: disk full"},
+		{"two tunnels", nil, []string{"tunnel", "drain", "fxwabc", "fxwabd"}, exitUsage, "accepts 1 arg"},
+		{"no such BFD session", nil, []string{"bfd", "show", "nobody"}, exitNotFound, `it has sz-1/hk-1/0, CORE/core-router`},
+		{"no such BFD session to count", nil, []string{"bfd", "counters", "nobody"}, exitNotFound, `it has sz-1/hk-1/0, CORE/core-router`},
+		{"no such VRF of BFD", nil, []string{"bfd", "list", "--vrf", "LAB"}, exitNotFound, "CORE, OPS"},
 		{"no such VRF", nil, []string{"route", "list", "--vrf", "LAB"}, exitNotFound, "CORE, OPS"},
 		{"no such prefix", nil, []string{"prefix", "del", "10.1.0.0/16"}, exitNotFound, "does not originate"},
 		{"no such generation", nil, []string{"config", "show", "99"}, exitNotFound, "99"},
@@ -65,6 +79,21 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("stderr %q with exit code %d", r.err, r.code)
 			}
 		})
+	}
+}
+
+// The last tunnel to a gateway that is up is drained only by force, and what is drained already does not count.
+func TestDrainLastTunnel(t *testing.T) {
+	d := newDaemon(t, nil)
+	if r := d.ctl(t, "tunnel", "drain", "fxwabc"); r.code != exitOK {
+		t.Fatal(r)
+	}
+	r := d.ctl(t, "tunnel", "drain", "fxwabd")
+	if r.code != exitFailed || !strings.Contains(r.err, "traffic would stay on it; with --force") || r.out != "" {
+		t.Errorf("%+v", r)
+	}
+	if d.gw.Snapshot().Tunnels[1].Drained {
+		t.Error("drained all the same")
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"fabric/internal/api/apitest"
 	"fabric/internal/config"
 	"fabric/internal/site"
+	"fabric/overlay/links"
 )
 
 // patience is how long a test waits for a state before it fails.
@@ -43,13 +44,30 @@ func newDaemon(t *testing.T, prepare func(*apitest.Gateway)) *daemon {
 	}
 	d.gw.Follow(t, d.store)
 	d.gw.Publish(func(s *site.Snapshot) {
-		s.Tunnels = []site.TunnelStatus{
+		s.Tunnels = []links.TunnelState{
 			{
-				Remote: "hk-1", Name: "sz-1 hk-1 0", Device: "fxwabc", Kind: "wireguard", Implementation: "userspace", State: "up", Reason: "BFD up",
+				Remote: "hk-1", Name: "sz-1/hk-1/0", Device: "fxwabc", Kind: "wireguard", Implementation: "userspace", State: "up", Reason: "BFD up",
 				Since: apitest.Epoch, Active: true, Endpoint: netip.MustParseAddrPort("198.51.100.1:51820"), ListenPort: 51820,
 				LastHandshake: apitest.Epoch, RxBytes: 5_000_000_000, TxBytes: 7, MTU: 1420,
 			},
-			{Remote: "gz-1", Name: "sz-1 gz-1 0", Device: "fxwdef", Kind: "wireguard", Implementation: "kernel", State: "down", Reason: "BFD down", Since: apitest.Epoch, MTU: 1420},
+			{
+				Remote: "hk-1", Name: "sz-1/hk-1/1", Device: "fxwabd", Rank: 1, Kind: "wireguard", Implementation: "userspace", State: "up",
+				Reason: "handshake 2s ago", Since: apitest.Epoch, ListenPort: 51884, LastHandshake: apitest.Epoch, MTU: 1420,
+			},
+			{Remote: "gz-1", Name: "sz-1/gz-1/0", Device: "fxwdef", Kind: "wireguard", Implementation: "kernel", State: "down", Reason: "BFD down", Since: apitest.Epoch, MTU: 1420},
+		}
+		s.Sessions = []links.SessionState{
+			{
+				Name: "sz-1/hk-1/0", Device: "fxwabc", Interface: "fxwabc", Local: netip.MustParseAddr("fe80::1"), Remote: netip.MustParseAddr("fe80::2"),
+				State: "up", Reason: "the neighbour is up", Since: apitest.Epoch, RemoteState: "up", RemoteDiag: "none",
+				TxInterval: 300 * time.Millisecond, Detection: 900 * time.Millisecond, Received: 1000, Sent: 1001, Ups: 1,
+				Dropped: map[string]uint64{"ttl": 3, "authentication": 12},
+			},
+			{
+				Name: "CORE/core-router", VRF: "CORE", Peer: "core-router", Interface: "eth1", Local: netip.MustParseAddr("172.20.0.9"),
+				Remote: netip.MustParseAddr("172.20.0.1"), State: "down", Reason: "nothing heard for 900ms", Since: apitest.Epoch,
+				RemoteState: "down", TxInterval: time.Second, Sent: 190, Ups: 1, Downs: 1,
+			},
 		}
 		s.Clouds = []site.CloudStatus{{
 			Provider: "alibaba", Region: "cn-shenzhen", VPC: "vpc-1", Table: "vtb-1", Instance: "i-1", Desired: 2, Owned: 1, Foreign: 3, Quota: 200,
@@ -59,7 +77,7 @@ func newDaemon(t *testing.T, prepare func(*apitest.Gateway)) *daemon {
 			},
 			Plan: []string{"create 172.20.128.0/17 via i-1"}, LastSync: apitest.Epoch,
 		}}
-		s.Site.Problems = []string{"tunnel sz-1 gz-1 0 is down: BFD down"}
+		s.Site.Problems = []string{"tunnel sz-1/gz-1/0 is down: BFD down"}
 		s.Site.Version = "v1-test"
 	})
 	d.svc = api.New(api.Config{Gateway: d.gw, Store: d.store, Log: slog.New(slog.DiscardHandler), Version: "v1-test"})
@@ -86,6 +104,9 @@ func (d *daemon) serve(t *testing.T, l api.Listen) {
 	})
 }
 
+// clock is what the tests take for now.
+func clock() time.Time { return apitest.Epoch.Add(3*time.Minute + 12*time.Second) }
+
 // result is what a command line came to.
 type result struct {
 	code     int
@@ -103,7 +124,7 @@ func ctl(t *testing.T, args ...string) result {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	var out, errs bytes.Buffer
-	a := &app{out: &out, err: &errs, now: func() time.Time { return apitest.Epoch.Add(3*time.Minute + 12*time.Second) }}
+	a := &app{out: &out, err: &errs, now: clock}
 	code := a.run(ctx, args)
 	return result{code, out.String(), errs.String()}
 }

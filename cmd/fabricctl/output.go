@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -96,33 +98,63 @@ func (a *app) printObject(m proto.Message) error {
 		return writeYAML(a.out, n)
 	}
 	w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
-	a.printFields(w, m.ProtoReflect())
+	a.printFields(w, "", m.ProtoReflect())
 	return w.Flush()
 }
 
-// printFields prints what is set, one field a line; a list one item a line.
-func (a *app) printFields(w io.Writer, m protoreflect.Message) {
+// printFields prints what is set, one field a line; a list or a map one item a line. Fields of a message inside another begin with
+// its name, but for the answer to a call, which only wraps one.
+func (a *app) printFields(w io.Writer, prefix string, m protoreflect.Message) {
 	fields := m.Descriptor().Fields()
 	for i := range fields.Len() {
 		f := fields.Get(i)
 		if f.Kind() != protoreflect.BoolKind && !m.Has(f) {
 			continue
 		}
-		name := strings.ReplaceAll(string(f.Name()), "_", " ")
+		name := prefix + strings.ReplaceAll(string(f.Name()), "_", " ")
 		v := m.Get(f)
-		if !f.IsList() {
-			if f.Message() != nil && f.Message().FullName().Parent() == m.Descriptor().FullName().Parent() {
-				a.printFields(w, v.Message())
-				continue
+		switch {
+		case f.IsMap():
+			items := map[string]string{}
+			v.Map().Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
+				items[k.String()] = a.fieldText(f.MapValue(), v)
+				return true
+			})
+			for _, k := range slices.Sorted(maps.Keys(items)) {
+				fmt.Fprintf(w, "%s\t%s %s\n", name, k, items[k])
+				name = ""
 			}
+		case f.IsList():
+			for j := range v.List().Len() {
+				fmt.Fprintf(w, "%s\t%s\n", name, a.fieldText(f, v.List().Get(j)))
+				name = ""
+			}
+		case f.Message() != nil && f.Message().FullName().Parent() == m.Descriptor().FullName().Parent():
+			inner := name + " "
+			if strings.HasSuffix(string(m.Descriptor().Name()), "Response") {
+				inner = ""
+			}
+			a.printFields(w, inner, v.Message())
+		default:
 			fmt.Fprintf(w, "%s\t%s\n", name, a.fieldText(f, v))
-			continue
-		}
-		for j := range v.List().Len() {
-			fmt.Fprintf(w, "%s\t%s\n", name, a.fieldText(f, v.List().Get(j)))
-			name = ""
 		}
 	}
+}
+
+// printBlocks prints a whole answer as JSON or YAML, and as a table the items of its list, one block of fields each.
+func printBlocks[T proto.Message](a *app, whole proto.Message, items []T) error {
+	if a.output != "table" {
+		return a.printObject(whole)
+	}
+	for i, m := range items {
+		if i > 0 {
+			fmt.Fprintln(a.out)
+		}
+		if err := a.printObject(m); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *app) fieldText(f protoreflect.FieldDescriptor, v protoreflect.Value) string {

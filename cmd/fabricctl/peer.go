@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,12 +35,15 @@ func (a *app) peerCommand() *cobra.Command {
 func (a *app) peerAdd() *cobra.Command {
 	var p fabricv1.PeerConfig
 	var vrf string
-	var keepalive, hold time.Duration
+	var keepalive, hold, bfdInterval time.Duration
+	var bfd fabricv1.PeerBfdConfig
+	var withBFD bool
 	cmd := &cobra.Command{
 		Use:   "add ADDRESS --asn ASN [--vrf VRF]",
 		Short: "Add a peer; --wait follows until the session is established",
 		Example: `  fabricctl peer add 172.20.0.1 --asn 65020 --vrf CORE --name core-router --wait
-  fabricctl peer add fe80::1 --interface eth1 --asn 65020 --vrf CORE --dry-run`,
+  fabricctl peer add fe80::1 --interface eth1 --asn 65020 --vrf CORE --dry-run
+  fabricctl peer add 172.20.0.2 --asn 65020 --vrf CORE --bfd --bfd-interval 50ms --bfd-multiplier 3`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -64,8 +68,15 @@ func (a *app) peerAdd() *cobra.Command {
 	f.BoolVar(&p.AsOverride, "as-override", false, "replace the peer's AS number in announced paths by ours")
 	f.Uint32Var(&p.AllowOwnAs, "allow-own-as", 0, "how often our own AS number may occur in received paths")
 	f.Uint32Var(&p.MaxPrefix, "max-prefix", 0, "number of prefixes admitted per family (default the fabric's)")
+	f.BoolVar(&withBFD, "bfd", false, "watch the peer with BFD: its paths are unusable while the session is not up")
+	f.DurationVar(&bfdInterval, "bfd-interval", 0, "how often BFD packets are sent and wanted (default the fabric's)")
+	f.Uint32Var(&bfd.Multiplier, "bfd-multiplier", 0, "BFD detect multiplier (default the fabric's)")
+	f.StringVar(&bfd.Auth, "bfd-auth", "", "BFD authentication: simple, sha1 or meticulous-sha1")
+	f.Uint32Var(&bfd.KeyId, "bfd-key-id", 0, "number of the BFD key, 0 to 255")
+	f.StringVar(&bfd.KeyFile, "bfd-key-file", "", "file on the gateway with the BFD key, mode 0600")
 	f.BoolVar(&p.Disabled, "disabled", false, "add the peer, but keep it down")
 	_ = cmd.MarkFlagRequired("asn")
+	_ = cmd.RegisterFlagCompletionFunc("bfd-auth", cobra.FixedCompletions([]string{"simple", "sha1", "meticulous-sha1"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("family", cobra.FixedCompletions([]string{"ipv4", "ipv6"}, cobra.ShellCompDirectiveNoFileComp))
 	return a.changeCommand(cmd, func(ctx context.Context, c fabricv1.FabricServiceClient, args []string, o *fabricv1.ChangeOptions) (*fabricv1.ChangeResult, error) {
 		p.Address = args[0]
@@ -74,6 +85,13 @@ func (a *app) peerAdd() *cobra.Command {
 		}
 		if hold != 0 {
 			p.Hold = durationpb.New(hold)
+		}
+		if bfdInterval != 0 {
+			bfd.Interval = durationpb.New(bfdInterval)
+		}
+		// A flag of BFD without --bfd would else be lost without a word.
+		if withBFD || !f.Changed("bfd") && slices.ContainsFunc([]string{"bfd-interval", "bfd-multiplier", "bfd-auth", "bfd-key-id", "bfd-key-file"}, f.Changed) {
+			p.Bfd = &bfd
 		}
 		res, err := c.AddPeer(ctx, &fabricv1.AddPeerRequest{Vrf: vrf, Peer: &p, Options: o})
 		return res.GetResult(), err
@@ -136,6 +154,9 @@ func peerNote(p *fabricv1.Peer) string {
 	}
 	if p.GetFrozen() {
 		notes = append(notes, fmt.Sprintf("frozen at %d prefixes", p.GetMaxPrefix()))
+	}
+	if b := p.GetBfd(); b != "" && b != "up" {
+		notes = append(notes, "BFD "+b)
 	}
 	if p.GetRestarting() {
 		notes = append(notes, "restarting")

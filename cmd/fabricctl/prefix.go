@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -113,42 +111,21 @@ func (a *app) prefixShow() *cobra.Command {
 	return cmd
 }
 
-// prefixWatch follows the prefixes until it is interrupted, which is its regular end.
+// prefixWatch follows the prefixes.
 func (a *app) prefixWatch() *cobra.Command {
 	var vrf string
 	cmd := &cobra.Command{
 		Use: "watch [--vrf VRF]", Short: "Show originated prefixes and each change until interrupted, or for --timeout if that is given", Args: cobra.NoArgs,
 	}
 	a.vrfFlag(cmd, &vrf)
-	cmd.RunE = a.do(func(ctx context.Context, c fabricv1.FabricServiceClient, _ []string) error {
-		if cmd.Flags().Changed("timeout") {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, a.timeout)
-			defer cancel()
-		}
-		seen := false
-		err := each(ctx, 0, func(ctx context.Context) (grpc.ServerStreamingClient[fabricv1.WatchPrefixesResponse], error) {
-			return c.WatchPrefixes(ctx, &fabricv1.WatchPrefixesRequest{Vrf: vrf})
-		}, func(m *fabricv1.WatchPrefixesResponse) error {
-			seen = true
-			return a.printEvent(m, a.prefixEvent(m))
-		})
-		if errors.Is(ctx.Err(), context.Canceled) || ctx.Err() != nil && seen {
-			return nil
-		}
-		return err
-	})
-	return cmd
+	return watch(a, cmd, func(ctx context.Context, c fabricv1.FabricServiceClient, _ []string) (grpc.ServerStreamingClient[fabricv1.WatchPrefixesResponse], error) {
+		return c.WatchPrefixes(ctx, &fabricv1.WatchPrefixesRequest{Vrf: vrf})
+	}, prefixEvent)
 }
 
-func (a *app) prefixEvent(m *fabricv1.WatchPrefixesResponse) string {
-	word := map[fabricv1.EventKind]string{
-		fabricv1.EventKind_EVENT_KIND_ADDED:     "added",
-		fabricv1.EventKind_EVENT_KIND_CHANGED:   "changed",
-		fabricv1.EventKind_EVENT_KIND_WITHDRAWN: "withdrawn",
-	}[m.GetKind()]
+func prefixEvent(m *fabricv1.WatchPrefixesResponse) string {
 	p := m.GetPrefix()
-	text := fmt.Sprintf("%s  %-9s  %-12s  %-24s", a.now().Format(time.TimeOnly), word, p.GetVrf(), p.GetPrefix())
+	text := fmt.Sprintf("%-12s  %-24s", p.GetVrf(), p.GetPrefix())
 	if m.GetKind() != fabricv1.EventKind_EVENT_KIND_WITHDRAWN {
 		text += "  announced " + yesNo(p.GetAnnounced())
 		if p.GetNextHop() != "" {

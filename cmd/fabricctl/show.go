@@ -10,44 +10,6 @@ import (
 	fabricv1 "fabric/proto/fabric/v1"
 )
 
-func (a *app) tunnelCommand() *cobra.Command {
-	return group("tunnel", "Tunnels to other gateways", &cobra.Command{
-		Use: "list", Short: "List the tunnels", Args: cobra.NoArgs,
-		RunE: a.do(func(ctx context.Context, c fabricv1.FabricServiceClient, _ []string) error {
-			ctx, cancel := a.call(ctx)
-			defer cancel()
-			res, err := c.ListTunnels(ctx, &fabricv1.ListTunnelsRequest{})
-			if err != nil {
-				return err
-			}
-			return printList(a, "tunnels", a.tunnelColumns(), res.GetTunnels())
-		}),
-	})
-}
-
-func (a *app) tunnelColumns() []column[*fabricv1.Tunnel] {
-	return []column[*fabricv1.Tunnel]{
-		{"REMOTE", (*fabricv1.Tunnel).GetRemote},
-		{"RANK", func(t *fabricv1.Tunnel) string { return fmt.Sprint(t.GetRank()) }},
-		{"DEVICE", (*fabricv1.Tunnel).GetDevice},
-		{"KIND", func(t *fabricv1.Tunnel) string { return t.GetKind() + "/" + t.GetImplementation() }},
-		{"STATE", (*fabricv1.Tunnel).GetState},
-		{"FOR", func(t *fabricv1.Tunnel) string { return a.ago(t.GetSince()) }},
-		{"ACTIVE", func(t *fabricv1.Tunnel) string { return yesNo(t.GetActive()) }},
-		{"ENDPOINT", (*fabricv1.Tunnel).GetEndpoint},
-		{"HANDSHAKE", func(t *fabricv1.Tunnel) string { return a.ago(t.GetLastHandshake()) }},
-		{"RX", func(t *fabricv1.Tunnel) string { return fmt.Sprint(t.GetRxBytes()) }},
-		{"TX", func(t *fabricv1.Tunnel) string { return fmt.Sprint(t.GetTxBytes()) }},
-		{"MTU", func(t *fabricv1.Tunnel) string { return fmt.Sprint(t.GetMtu()) }},
-		{"NOTE", func(t *fabricv1.Tunnel) string {
-			if t.GetError() != "" || t.GetState() == "up" {
-				return t.GetError()
-			}
-			return t.GetReason()
-		}},
-	}
-}
-
 var vrfColumns = []column[*fabricv1.Vrf]{
 	{"NAME", (*fabricv1.Vrf).GetName},
 	{"TABLE", func(v *fabricv1.Vrf) string { return fmt.Sprint(v.GetTable()) }},

@@ -12,11 +12,13 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"fabric/internal/config"
 	"fabric/internal/site"
+	"fabric/overlay/links"
 	fabricv1 "fabric/proto/fabric/v1"
 )
 
@@ -79,7 +81,7 @@ func peerStatus(p site.PeerStatus) *fabricv1.Peer {
 		Vrf: p.VRF, Name: p.Name, Address: text(p.Address), Asn: p.ASN, LocalAsn: p.LocalASN, Fabric: p.Fabric, State: p.State,
 		Since: stamp(p.Since), Disabled: p.Disabled, Frozen: p.Frozen, Received: count(p.Received), Admitted: count(p.Admitted),
 		Rejected: count(p.Rejected), Advertised: count(p.Advertised), MaxPrefix: count(p.MaxPrefix), Families: p.Families,
-		Restarting: p.Restarting, LastError: p.LastError, Hold: span(p.Hold), Keepalive: span(p.Keepalive), Flaps: count(p.Flaps),
+		Restarting: p.Restarting, LastError: p.LastError, Hold: span(p.Hold), Keepalive: span(p.Keepalive), Flaps: count(p.Flaps), Bfd: p.BFD,
 	}
 }
 
@@ -107,12 +109,25 @@ func explanation(e site.Explanation) *fabricv1.ExplainRouteResponse {
 	}
 }
 
-func tunnelStatus(t site.TunnelStatus) *fabricv1.Tunnel {
+func tunnelStatus(t tunnel) *fabricv1.Tunnel {
 	return &fabricv1.Tunnel{
-		Remote: t.Remote, Name: t.Name, Device: t.Device, Rank: count(t.Rank), Kind: t.Kind, Implementation: t.Implementation,
+		Remote: t.Remote, Name: t.Name, Device: t.Device, Rank: proto.Uint32(count(t.Rank)), Kind: t.Kind, Implementation: t.Implementation,
 		State: t.State, Reason: t.Reason, Since: stamp(t.Since), Active: t.Active, Endpoint: text(t.Endpoint),
-		ListenPort: count(t.ListenPort), LastHandshake: stamp(t.LastHandshake), RxBytes: t.RxBytes, TxBytes: t.TxBytes,
-		Mtu: count(t.MTU), Error: t.Err,
+		ListenPort: count(t.ListenPort), LastHandshake: stamp(t.LastHandshake), RxBytes: &t.RxBytes, TxBytes: &t.TxBytes,
+		Mtu: count(t.MTU), Error: t.Err, Drained: t.Drained, Bfd: bfdSession(t.bfd),
+	}
+}
+
+// bfdSession is nil for nil.
+func bfdSession(s *links.SessionState) *fabricv1.BfdSession {
+	if s == nil {
+		return nil
+	}
+	return &fabricv1.BfdSession{
+		Name: s.Name, Device: s.Device, Vrf: s.VRF, Peer: s.Peer, Interface: s.Interface, Local: text(s.Local), Remote: text(s.Remote),
+		Multihop: s.Multihop, State: s.State, Reason: s.Reason, Since: stamp(s.Since), RemoteState: s.RemoteState, RemoteDiag: s.RemoteDiag,
+		RemoteAdminDown: s.RemoteAdminDown, TxInterval: span(s.TxInterval), Detection: span(s.Detection), Received: &s.Received,
+		Sent: &s.Sent, Ups: &s.Ups, Downs: &s.Downs, Dropped: s.Dropped, Problem: s.Problem,
 	}
 }
 
@@ -139,7 +154,17 @@ func peerConfig(p config.Peer) *fabricv1.PeerConfig {
 		UpdateSource: text(p.UpdateSource), Families: p.Families, Passive: p.Passive, Multihop: count(p.Multihop),
 		TtlSecurity: count(p.TTLSecurity), PasswordFile: p.PasswordFile, Port: count(p.Port), Keepalive: span(time.Duration(p.Keepalive)),
 		Hold: span(time.Duration(p.Hold)), Import: p.Import, Export: p.Export, NextHop: text(p.NextHop), AsOverride: p.ASOverride,
-		AllowOwnAs: count(p.AllowOwnAS), MaxPrefix: count(p.MaxPrefix), Disabled: p.Disabled,
+		AllowOwnAs: count(p.AllowOwnAS), MaxPrefix: count(p.MaxPrefix), Disabled: p.Disabled, Bfd: peerBFD(p.BFD),
+	}
+}
+
+// peerBFD is nil for nil.
+func peerBFD(b *config.PeerBFD) *fabricv1.PeerBfdConfig {
+	if b == nil {
+		return nil
+	}
+	return &fabricv1.PeerBfdConfig{
+		Interval: span(time.Duration(b.Interval)), Multiplier: count(b.Multiplier), Auth: b.Auth, KeyId: count(b.KeyID), KeyFile: b.KeyFile,
 	}
 }
 
@@ -211,6 +236,12 @@ func wantedPeer(in *fabricv1.PeerConfig) (*config.Peer, error) {
 		Hold: config.Duration(in.GetHold().AsDuration()), Import: in.GetImport(), Export: in.GetExport(),
 		NextHop: a.address("peer.next-hop", in.GetNextHop()), ASOverride: in.GetAsOverride(), AllowOwnAS: a.number("peer.allow-own-as", in.GetAllowOwnAs()),
 		MaxPrefix: a.number("peer.max-prefix", in.GetMaxPrefix()), Disabled: in.GetDisabled(),
+	}
+	if b := in.GetBfd(); b != nil {
+		p.BFD = &config.PeerBFD{
+			BFD:  config.BFD{Interval: config.Duration(b.GetInterval().AsDuration()), Multiplier: a.number("peer.bfd.multiplier", b.GetMultiplier())},
+			Auth: b.GetAuth(), KeyID: a.number("peer.bfd.key-id", b.GetKeyId()), KeyFile: b.GetKeyFile(),
+		}
 	}
 	if err := a.err(); err != nil {
 		return nil, err

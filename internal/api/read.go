@@ -43,15 +43,6 @@ func (s *Service) ListVrfs(context.Context, *fabricv1.ListVrfsRequest) (*fabricv
 	return &fabricv1.ListVrfsResponse{Vrfs: convert(snap.VRFs, vrfStatus)}, nil
 }
 
-// ListTunnels returns the tunnels to other gateways.
-func (s *Service) ListTunnels(context.Context, *fabricv1.ListTunnelsRequest) (*fabricv1.ListTunnelsResponse, error) {
-	snap, err := s.snapshot()
-	if err != nil {
-		return nil, err
-	}
-	return &fabricv1.ListTunnelsResponse{Tunnels: convert(snap.Tunnels, tunnelStatus)}, nil
-}
-
 // ListClouds returns the VPC route tables that the gateway keeps.
 func (s *Service) ListClouds(context.Context, *fabricv1.ListCloudsRequest) (*fabricv1.ListCloudsResponse, error) {
 	snap, err := s.snapshot()
@@ -112,13 +103,7 @@ func (s *Service) ListPrefixes(req *fabricv1.ListPrefixesRequest, stream fabricv
 	if err := knownVRF(snap, req.GetVrf()); err != nil {
 		return err
 	}
-	var out []*fabricv1.Prefix
-	for _, p := range snap.Prefixes {
-		if req.GetVrf() == "" || p.VRF == req.GetVrf() {
-			out = append(out, prefixStatus(p))
-		}
-	}
-	for part := range slices.Chunk(out, batch) {
+	for part := range slices.Chunk(convert(prefixesOf(snap, req.GetVrf()), prefixStatus), batch) {
 		if err := stream.Send(&fabricv1.ListPrefixesResponse{Prefixes: part}); err != nil {
 			return err
 		}

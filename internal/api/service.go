@@ -36,6 +36,8 @@ type Gateway interface {
 	Explain(vrf string, p netip.Prefix) (site.Explanation, error)
 	// ResetPeer ends a session so that it starts anew; soft keeps it and refreshes the routes.
 	ResetPeer(ctx context.Context, vrf, name string, soft bool) error
+	// DrainTunnel takes traffic off the tunnel of a device as long as there is another, or gives it back, and returns once it has moved.
+	DrainTunnel(ctx context.Context, device string, drained bool) error
 	// Plan says in words what a document would change on this gateway; it changes nothing.
 	Plan(ctx context.Context, doc *config.Document) ([]string, error)
 }
@@ -85,6 +87,8 @@ type Service struct {
 
 	// change makes changes take turns, so that two callers at once both succeed, and each sees a plan that is true.
 	change sync.Mutex
+	// drain does the same for tunnels, which are no part of the document.
+	drain sync.Mutex
 }
 
 // New returns a Service. It has no effect before Serve.

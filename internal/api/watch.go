@@ -1,6 +1,9 @@
 package api
 
 import (
+	"context"
+	"net/netip"
+
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -8,33 +11,36 @@ import (
 	fabricv1 "fabric/proto/fabric/v1"
 )
 
-// prefixKey identifies an originated prefix.
-type prefixKey struct{ vrf, prefix string }
+// changes is how a list in snapshots is followed: what tells its items apart, whether one has changed, and where events go.
+type changes[T any, K comparable] struct {
+	list func(*site.Snapshot) []T
+	key  func(T) K
+	same func(old, now T) bool
+	send func(fabricv1.EventKind, T) error
+}
 
-// WatchPrefixes streams the originated prefixes and their changes. It compares snapshots: changes that cancel each
-// other between two of them are not seen, and a slow client sees fewer events, never an old state.
-func (s *Service) WatchPrefixes(req *fabricv1.WatchPrefixesRequest, stream fabricv1.FabricService_WatchPrefixesServer) error {
+// follow sends what is there once check passes, and then each change until ctx ends. It compares snapshots: changes that cancel
+// each other between two of them are not seen, and a slow client sees fewer events, never an old state.
+func follow[T any, K comparable](ctx context.Context, s *Service, check func(*site.Snapshot) error, c changes[T, K]) error {
 	changed, end := s.gateway.Changed()
 	defer end()
 	snap, err := s.snapshot()
 	if err != nil {
 		return err
 	}
-	if err := knownVRF(snap, req.GetVrf()); err != nil {
+	if err := check(snap); err != nil {
 		return err
 	}
-	var last []site.PrefixStatus
+	var last []T
 	for {
-		next := prefixesOf(snap, req.GetVrf())
-		for _, ev := range prefixEvents(last, next) {
-			if err := stream.Send(ev); err != nil {
-				return err
-			}
+		next := c.list(snap)
+		if err := c.step(last, next); err != nil {
+			return err
 		}
 		last = next
 		select {
-		case <-stream.Context().Done():
-			return status.FromContextError(stream.Context().Err()).Err()
+		case <-ctx.Done():
+			return status.FromContextError(ctx.Err()).Err()
 		case _, open := <-changed:
 			if !open {
 				return status.Error(codes.Unavailable, "the daemon is stopping")
@@ -46,6 +52,57 @@ func (s *Service) WatchPrefixes(req *fabricv1.WatchPrefixesRequest, stream fabri
 	}
 }
 
+// step sends how to get from one state to the next: withdrawals first, then what came or changed, in order.
+func (c changes[T, K]) step(last, next []T) error {
+	now := make(map[K]bool, len(next))
+	for _, item := range next {
+		now[c.key(item)] = true
+	}
+	before := make(map[K]T, len(last))
+	for _, item := range last {
+		before[c.key(item)] = item
+		if now[c.key(item)] {
+			continue
+		}
+		if err := c.send(fabricv1.EventKind_EVENT_KIND_WITHDRAWN, item); err != nil {
+			return err
+		}
+	}
+	for _, item := range next {
+		old, was := before[c.key(item)]
+		kind := fabricv1.EventKind_EVENT_KIND_ADDED
+		switch {
+		case was && c.same(old, item):
+			continue
+		case was:
+			kind = fabricv1.EventKind_EVENT_KIND_CHANGED
+		}
+		if err := c.send(kind, item); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prefixKey identifies an originated prefix.
+type prefixKey struct {
+	vrf    string
+	prefix netip.Prefix
+}
+
+// WatchPrefixes streams the originated prefixes and their changes.
+func (s *Service) WatchPrefixes(req *fabricv1.WatchPrefixesRequest, stream fabricv1.FabricService_WatchPrefixesServer) error {
+	check := func(snap *site.Snapshot) error { return knownVRF(snap, req.GetVrf()) }
+	return follow(stream.Context(), s, check, changes[site.PrefixStatus, prefixKey]{
+		list: func(snap *site.Snapshot) []site.PrefixStatus { return prefixesOf(snap, req.GetVrf()) },
+		key:  func(p site.PrefixStatus) prefixKey { return prefixKey{p.VRF, p.Prefix} },
+		same: func(old, now site.PrefixStatus) bool { return old == now },
+		send: func(kind fabricv1.EventKind, p site.PrefixStatus) error {
+			return stream.Send(&fabricv1.WatchPrefixesResponse{Kind: kind, Prefix: prefixStatus(p)})
+		},
+	})
+}
+
 func prefixesOf(snap *site.Snapshot, vrf string) []site.PrefixStatus {
 	if vrf == "" {
 		return snap.Prefixes
@@ -54,36 +111,6 @@ func prefixesOf(snap *site.Snapshot, vrf string) []site.PrefixStatus {
 	for _, p := range snap.Prefixes {
 		if p.VRF == vrf {
 			out = append(out, p)
-		}
-	}
-	return out
-}
-
-// prefixEvents says how to get from one state to the next: withdrawals first, then what came or changed, in order.
-func prefixEvents(last, next []site.PrefixStatus) []*fabricv1.WatchPrefixesResponse {
-	var out []*fabricv1.WatchPrefixesResponse
-	event := func(kind fabricv1.EventKind, p site.PrefixStatus) {
-		out = append(out, &fabricv1.WatchPrefixesResponse{Kind: kind, Prefix: prefixStatus(p)})
-	}
-	key := func(p site.PrefixStatus) prefixKey { return prefixKey{p.VRF, p.Prefix.String()} }
-	now := make(map[prefixKey]bool, len(next))
-	for _, p := range next {
-		now[key(p)] = true
-	}
-	before := make(map[prefixKey]site.PrefixStatus, len(last))
-	for _, p := range last {
-		before[key(p)] = p
-		if !now[key(p)] {
-			event(fabricv1.EventKind_EVENT_KIND_WITHDRAWN, p)
-		}
-	}
-	for _, p := range next {
-		old, was := before[key(p)]
-		switch {
-		case !was:
-			event(fabricv1.EventKind_EVENT_KIND_ADDED, p)
-		case old != p:
-			event(fabricv1.EventKind_EVENT_KIND_CHANGED, p)
 		}
 	}
 	return out

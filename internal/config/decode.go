@@ -187,7 +187,7 @@ func (d *decoder) mapping(n ast.Node, v reflect.Value, path string) {
 		if _, scalar := pair.Value.(ast.ScalarNode); !scalar || pair.Value.Type() == ast.NullType {
 			d.at[child] = pos
 		}
-		d.value(pair.Value, v.Field(fields[f].index), child)
+		d.value(pair.Value, v.FieldByIndex(fields[f].index), child)
 	}
 	for _, f := range fields {
 		if _, ok := first[f.key]; !ok && f.required {
@@ -199,16 +199,23 @@ func (d *decoder) mapping(n ast.Node, v reflect.Value, path string) {
 // field is one key of a struct.
 type field struct {
 	key      string
-	index    int
+	index    []int // as reflect.Value.FieldByIndex takes it
 	required bool
 }
 
-// fieldsOf reads the yaml tags of a struct: a key that may not be left out is required.
+// fieldsOf reads the yaml tags of a struct: a key that may not be left out is required, and the keys of an inline struct are its own.
 func fieldsOf(t reflect.Type) []field {
-	fields := make([]field, t.NumField())
-	for i := range fields {
+	fields := make([]field, 0, t.NumField())
+	for i := range t.NumField() {
 		key, options, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
-		fields[i] = field{key: key, index: i, required: options == ""}
+		if options == "inline" {
+			for _, f := range fieldsOf(t.Field(i).Type) {
+				f.index = append([]int{i}, f.index...)
+				fields = append(fields, f)
+			}
+			continue
+		}
+		fields = append(fields, field{key: key, index: []int{i}, required: options == ""})
 	}
 	return fields
 }

@@ -12,6 +12,8 @@ const (
 	defaultMSS           = 1300
 	defaultVXLANPort     = 4789
 	defaultWireGuardPort = 51820
+	defaultBFDInterval   = Duration(300 * time.Millisecond)
+	defaultBFDMultiplier = 3
 	defaultBGPPort       = 179
 	defaultKeepalive     = Duration(3 * time.Second)
 	defaultHold          = Duration(9 * time.Second)
@@ -90,6 +92,24 @@ func (d *Document) setDefaults() {
 	if len(d.Links.Tunnels) == 0 {
 		d.Links.Tunnels = []Tunnel{{Kind: "wireguard"}}
 	}
+	tunnelDefaults(d.Links.Tunnels, d.Fabric.BFD)
+	for _, p := range d.Links.Pairs {
+		tunnelDefaults(p.Tunnels, d.Fabric.BFD)
+	}
+}
+
+// tunnelDefaults completes timers that are given in part. A tunnel without any has the fabric's.
+func tunnelDefaults(tunnels []Tunnel, f BFD) {
+	for _, t := range tunnels {
+		if t.BFD != nil {
+			t.BFD.setDefaults(f)
+		}
+	}
+}
+
+func (b *BFD) setDefaults(def BFD) {
+	fill(&b.Interval, def.Interval)
+	fill(&b.Multiplier, def.Multiplier)
 }
 
 func (f *Fabric) setDefaults() {
@@ -98,6 +118,7 @@ func (f *Fabric) setDefaults() {
 	fill(&f.MSS, min(defaultMSS, max(1, f.RoomForMSS())))
 	fill(&f.VXLANPort, defaultVXLANPort)
 	fill(&f.WireGuardPort, defaultWireGuardPort)
+	f.BFD.setDefaults(BFD{Interval: defaultBFDInterval, Multiplier: defaultBFDMultiplier})
 	b := &f.BGP
 	fill(&b.Port, defaultBGPPort)
 	fillTimers(&b.Keepalive, &b.Hold, defaultKeepalive, defaultHold)
@@ -145,6 +166,11 @@ func (p *Peer) setDefaults(f *Fabric, g *Gateway) {
 	fill(&p.Port, f.BGP.Port)
 	fillTimers(&p.Keepalive, &p.Hold, f.BGP.Keepalive, f.BGP.Hold)
 	fill(&p.MaxPrefix, f.BGP.MaxPrefix)
+	if p.BFD != nil {
+		b := *p.BFD // p may be a copy of a peer that stays as it is
+		b.setDefaults(f.BFD)
+		p.BFD = &b
+	}
 }
 
 // family names the family of an address as documents do.

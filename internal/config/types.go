@@ -42,8 +42,31 @@ type Fabric struct {
 	// gateways rounded up to a multiple of 64. Append new gateways at the end of the document: that moves no port,
 	// but for further tunnels when a multiple of 64 is outgrown. Default 51820.
 	WireGuardPort int `yaml:"wireguard-port,omitempty" json:"wireguard-port,omitempty"`
+	// BFD are the timers of the sessions on tunnels, and of peers that ask for BFD without naming timers.
+	BFD BFD `yaml:"bfd,omitempty" json:"bfd,omitempty"`
 	// BGP are the default BGP settings for sessions between gateways and with third parties.
 	BGP BGPDefaults `yaml:"bgp,omitempty" json:"bgp,omitempty"`
+}
+
+// BFD are the timers of Bidirectional Forwarding Detection (RFC 5880). A neighbour is called down when nothing was heard of it for
+// the negotiated interval times its multiplier.
+type BFD struct {
+	// Interval is how often packets are sent and wanted, at most; 10ms to 60s. Default 300ms.
+	Interval Duration `yaml:"interval,omitempty" json:"interval,omitempty"`
+	// Multiplier is the detect multiplier, 1 to 255. Default 3.
+	Multiplier int `yaml:"multiplier,omitempty" json:"multiplier,omitempty"`
+}
+
+// PeerBFD asks for a BFD session with a third-party peer: single hop, or over several (RFC 5883) where the peer has multihop, which
+// needs update-source as well. Timers that are absent are the fabric's; "bfd: {}" takes all of them from there.
+type PeerBFD struct {
+	BFD `yaml:",inline"`
+	// Auth is "simple", "sha1" or "meticulous-sha1" (RFC 5880 section 6.7), absent for none.
+	Auth string `yaml:"auth,omitempty" json:"auth,omitempty" jsonschema:"enum=simple,enum=sha1,enum=meticulous-sha1"`
+	// KeyID is the number that both ends know the key by, 0 to 255. Default 0.
+	KeyID int `yaml:"key-id,omitempty" json:"key-id,omitempty"`
+	// KeyFile is the whole path of the file that holds the key, mode 0600 or stricter; needed with Auth.
+	KeyFile string `yaml:"key-file,omitempty" json:"key-file,omitempty"`
 }
 
 // BGPDefaults are the BGP settings a peer has unless it says otherwise.
@@ -235,6 +258,8 @@ type Peer struct {
 	TTLSecurity int `yaml:"ttl-security,omitempty" json:"ttl-security,omitempty"`
 	// PasswordFile holds the TCP MD5 key (RFC 2385), mode 0600 or stricter.
 	PasswordFile string `yaml:"password-file,omitempty" json:"password-file,omitempty"`
+	// BFD, when set, watches the neighbour: its paths are unusable while the session is not up.
+	BFD *PeerBFD `yaml:"bfd,omitempty" json:"bfd,omitempty"`
 	// Port is the neighbour's TCP port; default the fabric's.
 	Port int `yaml:"port,omitempty" json:"port,omitempty"`
 	// Keepalive and Hold override the defaults. With Hold alone, Keepalive is the default or a third of Hold,
@@ -339,4 +364,6 @@ type Tunnel struct {
 	Kind string `yaml:"kind" json:"kind" jsonschema:"enum=wireguard"`
 	// UnderlayMTU overrides the fabric's for this way.
 	UnderlayMTU int `yaml:"underlay-mtu,omitempty" json:"underlay-mtu,omitempty"`
+	// BFD overrides the fabric's timers for this way.
+	BFD *BFD `yaml:"bfd,omitempty" json:"bfd,omitempty"`
 }

@@ -205,7 +205,7 @@ func (v *validator) addresses(value reflect.Value, path string) {
 		switch value.Kind() {
 		case reflect.Struct:
 			for _, f := range fieldsOf(value.Type()) {
-				v.addresses(value.Field(f.index), join(path, f.key))
+				v.addresses(value.FieldByIndex(f.index), join(path, f.key))
 			}
 		case reflect.Slice:
 			for i := range value.Len() {
@@ -238,6 +238,7 @@ func (v *validator) fabric(f *Fabric, path string) {
 	}
 	v.port(path+".vxlan-port", f.VXLANPort)
 	v.port(path+".wireguard-port", f.WireGuardPort)
+	v.bfd(path+".bfd", f.BFD)
 	b := path + ".bgp"
 	v.port(b+".port", f.BGP.Port)
 	v.timers(b, f.BGP.Keepalive, f.BGP.Hold)
@@ -254,6 +255,14 @@ func (v *validator) underlay(path string, mtu int) {
 		v.add(path, fmt.Sprintf("use a path of at least %d", mtu+minInnerMTU-inner),
 			"%d leaves %d inside the tunnels, less than IPv6's minimum of %d", mtu, inner, minInnerMTU)
 	}
+}
+
+// bfd checks the timers of BFD sessions.
+func (v *validator) bfd(path string, b BFD) {
+	if i := b.Interval.Std(); i < 10*time.Millisecond || i > time.Minute || i%time.Millisecond != 0 {
+		v.add(path+".interval", "write whole milliseconds from 10ms to 60s", "%s is out of range", b.Interval)
+	}
+	v.number(path+".multiplier", int64(b.Multiplier), 1, 255)
 }
 
 // timers checks the keepalive interval and the hold time (RFC 4271 section 4.2, section 10).

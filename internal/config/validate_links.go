@@ -81,6 +81,9 @@ func (v *validator) tunnels(ts []Tunnel, path string) {
 		if t.UnderlayMTU != 0 {
 			v.underlay(index(path, i)+".underlay-mtu", t.UnderlayMTU)
 		}
+		if t.BFD != nil {
+			v.ownBFD(index(path, i)+".bfd", *t.BFD)
+		}
 	}
 }
 

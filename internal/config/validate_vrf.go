@@ -181,6 +181,9 @@ func (v *validator) peer(p *Peer, vrf, path string, others sessions) {
 	if p.PasswordFile != "" {
 		v.file(path+".password-file", p.PasswordFile)
 	}
+	if p.BFD != nil {
+		v.peerBFD(path, p)
+	}
 	v.port(path+".port", p.Port)
 	if b := v.doc.Fabric.BGP; p.Hold != b.Hold || p.Keepalive != b.Keepalive {
 		v.timers(path, p.Keepalive, p.Hold)
@@ -209,6 +212,43 @@ func (v *validator) peerAddress(p *Peer, vrf, path string, others sessions) {
 	others.peers[key] = true
 	if device, ours := others.own[p.Address]; ours {
 		v.add(path+".address", "write the neighbour's", "%s is our own address on %s", p.Address, device)
+	}
+}
+
+// ownBFD checks timers that stand in for the fabric's. What is wrong with those is said once, at the fabric.
+func (v *validator) ownBFD(path string, b BFD) {
+	f := v.doc.Fabric.BFD
+	if b.Interval == f.Interval {
+		b.Interval = defaultBFDInterval
+	}
+	if b.Multiplier == f.Multiplier {
+		b.Multiplier = defaultBFDMultiplier
+	}
+	v.bfd(path, b)
+}
+
+// peerBFD checks what a neighbour's BFD session is made of.
+func (v *validator) peerBFD(path string, p *Peer) {
+	b, at := p.BFD, path+".bfd"
+	v.ownBFD(at, b.BFD)
+	switch {
+	case p.Multihop > 0 && p.Address.Is6() && p.Address.IsLinkLocalUnicast():
+		v.add(at, "remove multihop", "link-local neighbour %s is not reached over several hops", p.Address)
+	case p.Multihop > 0 && !p.UpdateSource.IsValid():
+		v.add(at, "add update-source, the address of ours that the neighbour has its session with", "a BFD session over several hops needs our address")
+	}
+	v.number(at+".key-id", int64(b.KeyID), 0, 255)
+	if b.Auth == "" {
+		if b.KeyFile != "" || b.KeyID != 0 {
+			v.add(at, "add auth: simple, sha1 or meticulous-sha1, or remove the key", "a key without auth signs nothing")
+		}
+		return
+	}
+	v.oneOf(at+".auth", b.Auth, "simple", "sha1", "meticulous-sha1")
+	if b.KeyFile == "" {
+		v.add(at+".key-file", "name a file that holds the key, mode 0600", "auth %s needs a key", quoteShort(b.Auth))
+	} else {
+		v.file(at+".key-file", b.KeyFile)
 	}
 }
 

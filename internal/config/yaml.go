@@ -24,7 +24,7 @@ func (d *Document) YAML() ([]byte, error) {
 func writeMapping(b *bytes.Buffer, v reflect.Value, first, indent string) error {
 	prefix := first
 	for _, f := range fieldsOf(v.Type()) {
-		child := v.Field(f.index)
+		child := v.FieldByIndex(f.index)
 		if child.Kind() == reflect.Pointer {
 			if child.IsNil() {
 				continue

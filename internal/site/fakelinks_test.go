@@ -3,6 +3,8 @@ package site
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -24,6 +26,8 @@ type fakeLinks struct {
 	plan  overlay.Plan
 	state links.State
 	told  chan struct{} // closed and made anew when state or away change
+	// sessions are what the state of a new plan begins with.
+	sessions []links.SessionState
 	// older makes digests as a fabric-links of another version does, which sees less of a plan.
 	older bool
 }
@@ -69,7 +73,7 @@ func (f *fakeLinks) Apply(ctx context.Context, p overlay.Plan) (links.Result, er
 		return links.Result{}, err
 	}
 	f.change(func() {
-		f.plan, f.state = p, links.State{Gateway: p.Gateway, Digest: f.digest(p)}
+		f.plan, f.state = p, links.State{Gateway: p.Gateway, Digest: f.digest(p), Sessions: f.sessions}
 		for _, v := range p.VTEPs {
 			f.state.VTEPs = append(f.state.VTEPs, links.VTEPState{Gateway: v.Gateway, Addr: v.Addr, Device: "fxw"})
 		}
@@ -96,6 +100,20 @@ func (f *fakeLinks) Watch(ctx context.Context, fn func(links.State, error)) erro
 		}
 	}
 	return nil
+}
+
+func (f *fakeLinks) Drain(_ context.Context, device string, drained bool) (err error) {
+	f.change(func() {
+		i := slices.IndexFunc(f.state.Tunnels, func(t links.TunnelState) bool { return t.Device == device })
+		if err = f.away; err == nil && i < 0 {
+			err = fmt.Errorf("no tunnel has the device %q", device)
+		}
+		if err == nil {
+			f.state.Tunnels = slices.Clone(f.state.Tunnels)
+			f.state.Tunnels[i].Drained = drained
+		}
+	})
+	return err
 }
 
 // setVTEP says over which device far is reached; "" is not at all.

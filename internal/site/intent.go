@@ -42,13 +42,14 @@ func compile(doc *config.Document, gateway string, f kernel.Features) (*intent, 
 	in := &intent{doc: doc, site: site, gw: gw}
 	var errs []error
 	var err error
-	if in.plan, err = overlay.Compile(doc, gateway); err != nil {
+	if in.host, err = vrf.Compile(doc, gateway, f); err != nil {
+		return nil, err // what is wrong with the plan among it
+	}
+	facts := hostFacts(in.host)
+	if in.plan, err = overlay.Compile(doc, gateway, overlay.Host{VRFDevices: facts.VRFDevices}); err != nil {
 		errs = append(errs, err)
 	}
-	if in.host, err = vrf.Compile(doc, gateway, f); err != nil {
-		return nil, errors.Join(append(errs, err)...)
-	}
-	if in.bgp, err = bgp.Compile(doc, gateway, hostFacts(in.host)); err != nil {
+	if in.bgp, err = bgp.Compile(doc, gateway, facts); err != nil {
 		errs = append(errs, err)
 	}
 	for i := range in.host.VRFs {
@@ -90,13 +91,7 @@ func (in *intent) servers() []*bgp.Server {
 
 // hostFacts is what bgp must know of the host.
 func hostFacts(h *vrf.Host) bgp.HostFacts {
-	f := bgp.HostFacts{VRFDevices: map[string]string{}}
-	for _, m := range h.VRFs {
-		if m.Device != "" {
-			f.VRFDevices[m.Name] = m.Device
-		}
-	}
-	return f
+	return bgp.HostFacts{VRFDevices: h.VRFDevices()}
 }
 
 // member returns the VRF of that name at this gateway.

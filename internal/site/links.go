@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"fabric/bgp"
 	"fabric/bgp/rib"
 	"fabric/overlay"
 	"fabric/overlay/links"
@@ -21,6 +22,7 @@ const linksRetry = time.Second
 type LinksClient interface {
 	Apply(context.Context, overlay.Plan) (links.Result, error)
 	Watch(context.Context, func(links.State, error)) error
+	Drain(ctx context.Context, device string, drained bool) error
 }
 
 // linksFollower gives fabric-links its plan and turns what it tells into reachability of VTEPs. What was last known stays
@@ -33,6 +35,9 @@ type linksFollower struct {
 
 	// acked is closed once fabric-links has taken a plan of ours.
 	acked chan struct{}
+
+	// telling is held while the speaker is told of BFD, so that the newest state is told last.
+	telling sync.Mutex
 
 	mu sync.Mutex
 	// digest is of the plan that fabric-links has taken, theirs what it calls it: another version of the program may
@@ -124,7 +129,45 @@ func (l *linksFollower) heard(st links.State, err error) {
 		}
 		l.site.rib.SetNextHop(rib.NextHop{Addr: v.Addr}, reach)
 	}
+	l.tellPeers()
 	wake(l.site.pubWake)
+}
+
+// tellPeers tells the speaker what BFD says of the peers of the intent in force. Telling the same again changes nothing.
+func (l *linksFollower) tellPeers() {
+	l.telling.Lock()
+	defer l.telling.Unlock()
+	l.mu.Lock()
+	sessions := l.state.Sessions
+	l.mu.Unlock()
+	in := l.site.intent.Load()
+	for i := range sessions {
+		st := &sessions[i]
+		if st.Peer == "" {
+			continue // a tunnel's
+		}
+		for j := range in.bgp.VRFs {
+			for k := range in.bgp.VRFs[j].Peers {
+				if p := &in.bgp.VRFs[j].Peers[k]; p.VRF == st.VRF && p.Name == st.Peer {
+					l.site.speaker.SetLiveness(p.Source(), peerLiveness(st))
+				}
+			}
+		}
+	}
+}
+
+// peerLiveness is what a BFD session means for the peer's BGP.
+func peerLiveness(st *links.SessionState) bgp.Liveness {
+	l := bgp.Liveness{
+		Up: st.State == links.Up, AdminDown: st.RemoteAdminDown || st.State == "admin-down", WasUp: st.Ups > 0, Why: st.Reason,
+	}
+	if st.Problem != "" {
+		l.Why = st.Problem
+	}
+	if l.Up {
+		l.Why = ""
+	}
+	return l
 }
 
 // snapshot returns what fabric-links last told and why it cannot be spoken to, "" when it can.

@@ -79,13 +79,7 @@ func (s *Site) build() *Snapshot {
 	snap.VRFs = s.vrfStatus(in)
 	snap.Peers = s.peerStatus(in)
 	snap.Prefixes = s.prefixStatus(in)
-	for _, t := range linkState.Tunnels {
-		snap.Tunnels = append(snap.Tunnels, TunnelStatus{
-			Remote: t.Remote, Name: t.Name, Device: t.Device, Rank: t.Rank, Kind: t.Kind, Implementation: t.Implementation,
-			State: t.State, Reason: t.Reason, Since: t.Since, Active: t.Active, Endpoint: t.Endpoint, ListenPort: t.ListenPort,
-			LastHandshake: t.LastHandshake, RxBytes: t.RxBytes, TxBytes: t.TxBytes, MTU: t.MTU, Err: t.Err,
-		})
-	}
+	snap.Tunnels, snap.Sessions = linkState.Tunnels, linkState.Sessions
 	snap.Clouds = s.cloudStatus()
 	snap.Site = SiteStatus{
 		Fabric: in.doc.Fabric.Name, Site: in.site.Name, Gateway: in.gw.Name, ASN: in.gw.ASN, VTEP: in.gw.VTEP, RouterID: in.gw.RouterID,
@@ -303,7 +297,7 @@ func fromName(in *intent, p *rib.Path) string {
 // fillPeer puts what the speaker knows of a session over what the intent says.
 func fillPeer(st *PeerStatus, have *bgp.PeerState) {
 	st.State, st.Since, st.Flaps = have.State, have.Since, have.Flaps
-	st.Frozen, st.Restarting, st.LastError = have.Frozen, have.Restarting, have.LastError
+	st.Frozen, st.Restarting, st.LastError, st.BFD = have.Frozen, have.Restarting, have.LastError, have.BFD
 	st.Received, st.Admitted, st.Rejected, st.Advertised = have.Received, have.Admitted, have.Rejected, have.Advertised
 	if len(have.Families) > 0 {
 		st.Families = have.Families

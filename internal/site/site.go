@@ -252,6 +252,7 @@ func (s *Site) adopt() {
 	s.rib.Update(in.local...)
 	s.fib.rebuild()
 	s.speaker.Configure(in.bgp)
+	s.links.tellPeers() // peers that are new to the speaker
 	s.cloud.Configure(in.cloud)
 	s.links.wake()
 	s.fib.loop.Wake()
@@ -297,6 +298,12 @@ func (s *Site) watchKernel(ctx context.Context) error {
 // ResetPeer resets a BGP session; soft keeps the session and asks for, and sends, all routes again.
 func (s *Site) ResetPeer(_ context.Context, vrf, name string, soft bool) error {
 	return s.speaker.Reset(vrf, name, soft)
+}
+
+// DrainTunnel takes traffic off a tunnel as long as there is another to the same gateway, or gives it back. The tunnel is named
+// by its device.
+func (s *Site) DrainTunnel(ctx context.Context, device string, drained bool) error {
+	return s.cfg.Links.Drain(ctx, device, drained)
 }
 
 // problems are those of the intent, then those of the stages.

@@ -5,6 +5,8 @@ package site
 import (
 	"net/netip"
 	"time"
+
+	"fabric/overlay/links"
 )
 
 // Snapshot is what the gateway knows of itself at one moment. It is immutable.
@@ -15,7 +17,9 @@ type Snapshot struct {
 	Peers []PeerStatus
 	// Prefixes are what this gateway originates, by VRF and prefix.
 	Prefixes []PrefixStatus
-	Tunnels  []TunnelStatus
+	// Tunnels and BFD Sessions are as fabric-links last told them; they are not to be changed.
+	Tunnels  []links.TunnelState
+	Sessions []links.SessionState
 	Clouds   []CloudStatus
 }
 
@@ -83,6 +87,8 @@ type PeerStatus struct {
 	Hold       time.Duration
 	Keepalive  time.Duration
 	Flaps      int
+	// BFD is "" without BFD, else "up", "down", "waits" (never up so far, or up but for the hold-off) or "admin-down".
+	BFD string
 }
 
 // PrefixStatus is one prefix that this gateway originates.
@@ -140,29 +146,6 @@ type Candidate struct {
 	Best  bool
 	// Why it lost or was refused; for the best, why it won.
 	Why string
-}
-
-// TunnelStatus is one tunnel of this gateway, as fabric-links tells it.
-type TunnelStatus struct {
-	// Remote is the other gateway; Name the full name, Device the interface.
-	Remote, Name, Device string
-	Rank                 int
-	// Kind is "wireguard"; Implementation "kernel" or "userspace".
-	Kind, Implementation string
-	// State is "up", "down" or "starting"; Reason why it last changed.
-	State, Reason string
-	Since         time.Time
-	// Active says that the remote VTEP is routed over this tunnel.
-	Active bool
-	// Endpoint is where the other side is now, as WireGuard learnt it.
-	Endpoint      netip.AddrPort
-	ListenPort    int
-	LastHandshake time.Time
-	// RxBytes and TxBytes are the transfer so far.
-	RxBytes, TxBytes uint64
-	MTU              int
-	// Err is what fabric-links could not apply.
-	Err string
 }
 
 // CloudStatus is one VPC route table.

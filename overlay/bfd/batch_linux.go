@@ -165,3 +165,12 @@ func epollWait(fd int, events []unix.EpollEvent, d time.Duration) (int, error) {
 	}
 	return int(n), nil
 }
+
+// rest sleeps for d. Not time.Sleep: another thread would have to notice its end, and wake this one.
+func rest(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	ts := unix.NsecToTimespec(int64(d))
+	_ = unix.ClockNanosleep(unix.CLOCK_MONOTONIC, 0, &ts, nil) // a signal ends it early, and that is fine
+}

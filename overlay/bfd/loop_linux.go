@@ -23,6 +23,10 @@ const (
 	longestWait = time.Minute
 	// drainLimit is how many batches one socket may give before the others get their turn.
 	drainLimit = 64
+	// From crowd sessions on the loop looks around once in restTime, not for each packet and timer of its own: half of the cost of many
+	// sessions is waking up. It is a tenth of MinInterval, and the kernel's stamp tells when a packet came in the meantime.
+	crowd    = 64
+	restTime = time.Millisecond
 )
 
 // loop is one Run of an engine: all of it but journal belongs to the thread that calls run.
@@ -138,9 +142,13 @@ func (l *loop) run(ctx context.Context) {
 	l.journal.put(line{kind: lineNote, text: "BFD engine starts, scheduling " + l.scheduling})
 
 	ready := make([]unix.EpollEvent, 64)
+	var looked time.Time
 	for {
 		l.configure(time.Now()) // before reply: a snapshot shows what was configured before it was asked for
 		l.reply()
+		if len(l.sessions) >= crowd {
+			rest(restTime - time.Since(looked))
+		}
 		n, err := epollWait(l.epoll, ready, l.wait(time.Now()))
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			// Cannot happen with a descriptor of ours; without waiting the loop would take the processor.
@@ -151,6 +159,7 @@ func (l *loop) run(ctx context.Context) {
 			return
 		}
 		now := time.Now()
+		looked = now
 		for _, ev := range ready[:n] {
 			switch fd := int(ev.Fd); fd {
 			case l.events:

@@ -79,6 +79,15 @@ func (c *Client) Get(ctx context.Context) (State, error) {
 	return stateFromWire(r.GetState()), nil
 }
 
+// Drain takes traffic off the tunnel of a device, at both ends, as long as there is another that is up, or gives it back. Traffic has
+// moved when it returns. A device that is no tunnel's of the plan is an error of code NotFound.
+func (c *Client) Drain(ctx context.Context, device string, drained bool) error {
+	if _, err := c.links.Drain(ctx, &linksv1.DrainRequest{Device: device, Drained: drained}); err != nil {
+		return c.explain(err)
+	}
+	return nil
+}
+
 // WaitReady waits until fabric-links answers or ctx ends.
 func (c *Client) WaitReady(ctx context.Context) error {
 	if _, err := c.links.Get(ctx, &linksv1.GetRequest{}, grpc.WaitForReady(true)); err != nil {

@@ -39,6 +39,11 @@ func desire(p overlay.Plan, userspace func(device string) bool) desired {
 			d.sysctls[k] = v
 		}
 		d.addresses[kernel.AddressKey{Device: t.Device, Prefix: netip.PrefixFrom(t.LinkLocal, 64)}] = kernel.Address{NoDAD: true}
+		if p.VTEP.Is4() {
+			// On a device without any IPv4 address the loose reverse path filter is a strict one (fib_validate_source), and packets would
+			// be dropped while the other end routes to us over another tunnel than we to it.
+			d.addresses[kernel.AddressKey{Device: t.Device, Prefix: host(p.VTEP)}] = kernel.Address{}
+		}
 		key, err := overlay.ParsePublicKey(t.PublicKey)
 		if err != nil {
 			// Validate has refused such a plan.

@@ -10,7 +10,8 @@
 //   - Somebody else's object stands where ours should: it is reported with its owner and left alone.
 //
 // Concurrency: one goroutine, in Run, owns all state and makes passes; Apply hands it a plan and waits for the pass. States are
-// published whole and never changed afterwards. Wakes carry nothing and merge.
+// published whole and never changed afterwards. Wakes carry nothing and merge. The one thing shared is the repair table: the BFD engine's
+// thread writes the routes of a tunnel that failed by itself, and a pass does not undo it.
 package links
 
 import (
@@ -29,6 +30,7 @@ import (
 	"fabric/internal/kernel"
 	"fabric/internal/version"
 	"fabric/overlay"
+	"fabric/overlay/bfd"
 )
 
 // Reader tells what WireGuard says of tunnel devices.
@@ -46,6 +48,10 @@ type Config struct {
 	Processes Processes
 	Reader    Reader
 	Liveness  Liveness
+	// BFD tells whether tunnels are alive whose plan has timers for it, and third-party peers. Nil: all tunnels are judged by Liveness.
+	BFD Sessions
+	// Repair is a connection to the kernel of its own for the routes to VTEPs: what Host reads must not hold a repair up. Default Host.
+	Repair kernel.Host
 	// Store keeps the plan.
 	Store *Store
 	// Resync is the time between passes when nothing wakes the engine. Default 3 s.
@@ -66,14 +72,19 @@ type Engine struct {
 	cfg     Config
 	started time.Time
 	wake    chan struct{}
-	plans   chan applyRequest
-	state   atomic.Pointer[State]
+	// urgent is woken at a change of a session.
+	urgent chan struct{}
+	plans  chan applyRequest
+	drains chan drainRequest
+	state  atomic.Pointer[State]
 
 	mu       sync.Mutex
 	watchers map[chan struct{}]struct{}
 
 	// addresses is one edge for all passes: on kernels that cannot mark addresses it remembers what it has made.
 	addresses kernel.Addresses
+	// repair writes the routes to VTEPs.
+	repair *repair
 
 	// What follows belongs to Run's goroutine.
 	plan    *overlay.Plan
@@ -81,6 +92,10 @@ type Engine struct {
 	vteps   map[string]VTEPState
 	// stopping are devices whose tunnel processes were asked to end, and when.
 	stopping map[string]time.Time
+	// drained are the devices that the operator has taken traffic off.
+	drained map[string]bool
+	// configured are the BFD sessions as last configured.
+	configured []bfd.SessionConfig
 	// said remembers which error was logged for an object, so that it is logged once.
 	said map[[2]string]string
 }
@@ -119,6 +134,9 @@ func New(cfg Config) *Engine {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Repair == nil {
+		cfg.Repair = cfg.Host
+	}
 	if cfg.Wall == nil {
 		cfg.Wall = cfg.Now
 	}
@@ -126,14 +144,21 @@ func New(cfg Config) *Engine {
 		cfg:      cfg,
 		started:  cfg.Now(),
 		wake:     make(chan struct{}, 1),
+		urgent:   make(chan struct{}, 1),
 		plans:    make(chan applyRequest),
+		drains:   make(chan drainRequest),
 		watchers: map[chan struct{}]struct{}{},
 		tunnels:  map[string]*tunnel{},
 		vteps:    map[string]VTEPState{},
 		stopping: map[string]time.Time{},
 		said:     map[[2]string]string{},
+		drained:  map[string]bool{},
 
 		addresses: cfg.Host.Addresses(kernel.ProtocolLinks),
+		repair: &repair{
+			routes: cfg.Repair.Routes(kernel.ProtocolLinks, kernel.MainTable), now: cfg.Now,
+			legs: map[string]*leg{}, paths: map[bfd.Path]string{},
+		},
 	}
 	e.state.Store(&State{Version: version.Version, Started: e.started})
 	return e
@@ -193,10 +218,13 @@ func (e *Engine) Run(ctx context.Context) error {
 		e.plan = kept
 		e.cfg.Log.Info("applying the kept plan", "gateway", kept.Gateway, "digest", kept.Digest())
 	}
+	e.loadDrained()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.watch(ctx) })
 	g.Go(func() error { return e.loop(ctx) })
-	return g.Wait()
+	err = g.Wait()
+	e.leave()
+	return err
 }
 
 // watch turns kernel events into wakes. Without events the engine still looks every Resync.
@@ -229,14 +257,22 @@ func (e *Engine) loop(ctx context.Context) error {
 			return nil
 		case r := <-e.plans:
 			r.done <- e.take(ctx, r.plan)
+		case r := <-e.drains:
+			r.done <- e.drain(ctx, r.device, r.drained)
 		case <-e.wake:
 			e.onePass(ctx)
 			// Let the rest of a burst come in.
 			select {
 			case <-ctx.Done():
 				return nil
+			case <-e.urgent:
+				e.publishSessions()
+				e.Wake()
 			case <-time.After(settle):
 			}
+		case <-e.urgent:
+			e.publishSessions()
+			e.Wake()
 		case <-tick.C:
 			e.onePass(ctx)
 		}
@@ -250,6 +286,9 @@ var errOtherGateway = errors.New("the plan is another gateway's")
 func (e *Engine) pause() time.Duration {
 	const soon, often = 100 * time.Millisecond, time.Second
 	now, pause := e.cfg.Now(), e.cfg.Resync
+	if next := e.repair.next(); !next.IsZero() {
+		pause = min(pause, max(next.Sub(now), time.Millisecond))
+	}
 	for _, t := range e.tunnels {
 		switch {
 		case t.state == Up:
@@ -273,6 +312,7 @@ func (e *Engine) take(ctx context.Context, p overlay.Plan) applyAnswer {
 		}
 		e.cfg.Log.Info("plan taken", "gateway", p.Gateway, "digest", p.Digest(), "tunnels", len(p.Tunnels), "vteps", len(p.VTEPs), "next-hops", len(p.NextHops))
 		e.plan = &p
+		e.forgetDrained(p)
 	}
 	objects := e.onePass(ctx)
 	return applyAnswer{objects: objects}

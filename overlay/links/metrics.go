@@ -2,6 +2,7 @@ package links
 
 import (
 	"strconv"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -26,12 +27,26 @@ var (
 	descVTEP         = desc("vtep_reachable", "1 when the remote VTEP is routed over a tunnel.", "gateway", "vtep")
 	descNextHops     = desc("next_hops", "Next-hop objects of the plan by readiness.", "ready")
 	descProblems     = desc("problems", "Objects that are not as planned, by kind and status.", "kind", "status")
+	descDrained      = desc("tunnel_drained", "1 while the operator keeps traffic off the tunnel.", tunnelLabels...)
+	sessionLabels    = []string{"session", "device"}
+	descSessionUp    = desc("bfd_session_up", "1 while the BFD session is up.", sessionLabels...)
+	descUps          = desc("bfd_session_ups_total", "How often the session came up.", sessionLabels...)
+	descDowns        = desc("bfd_session_downs_total", "How often the session went down from up.", sessionLabels...)
+	descDetection    = desc("bfd_session_detection_seconds", "Negotiated detection time, 0 before anything was heard.", sessionLabels...)
+	descReceived     = desc("bfd_session_received_packets_total", "Packets of the session that were received.", sessionLabels...)
+	descSent         = desc("bfd_session_sent_packets_total", "Packets of the session that were sent.", sessionLabels...)
+	descDropped      = desc("bfd_session_dropped_packets_total", "Packets of the session that were not used, by reason.", append(sessionLabels, "reason")...)
+	descAllDropped   = desc("bfd_dropped_packets_total", "BFD packets that were not used, with or without a session, by reason.", "reason")
+	descOverflowed   = desc("bfd_overflowed_packets_total", "BFD packets that the kernel dropped because a receive buffer was full.")
+	descRealtime     = desc("bfd_realtime", "1 while the BFD engine's thread has real-time scheduling.")
+	descSwitched     = desc("vtep_switches_total", "Routes to VTEPs written at once at a change of a BFD session.")
 	descPlan         = desc("plan_info", "The plan in force; no series when there is none.", "gateway", "digest")
 )
 
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descTunnelUp, descTunnelActive, descRx, descTx, descHandshake, descVTEP, descNextHops, descProblems, descPlan} {
+	for _, d := range []*prometheus.Desc{descTunnelUp, descTunnelActive, descRx, descTx, descHandshake, descVTEP, descNextHops, descProblems, descPlan,
+		descDrained, descSessionUp, descUps, descDowns, descDetection, descReceived, descSent, descDropped, descAllDropped, descOverflowed, descRealtime, descSwitched} {
 		ch <- d
 	}
 }
@@ -48,6 +63,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	for _, t := range s.Tunnels {
 		labels := []string{t.Name, t.Device, t.Remote, strconv.Itoa(t.Rank), t.Implementation}
 		gauge(descTunnelUp, one(t.State == Up), labels...)
+		gauge(descDrained, one(t.Drained), labels...)
 		gauge(descTunnelActive, one(t.Active), labels...)
 		ch <- prometheus.MustNewConstMetric(descRx, prometheus.CounterValue, float64(t.RxBytes), labels...)
 		ch <- prometheus.MustNewConstMetric(descTx, prometheus.CounterValue, float64(t.TxBytes), labels...)
@@ -57,6 +73,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		}
 		gauge(descHandshake, at, labels...)
 	}
+	c.collectBFD(ch, s)
 	for _, v := range s.VTEPs {
 		gauge(descVTEP, one(v.Device != ""), v.Gateway, v.Addr.String())
 	}
@@ -73,6 +90,34 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	for k, n := range problems {
 		gauge(descProblems, float64(n), k[0], k[1])
 	}
+}
+
+// collectBFD tells of sessions and of the engine that runs them.
+func (c *Collector) collectBFD(ch chan<- prometheus.Metric, s *State) {
+	metric := func(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, kind, v, labels...)
+	}
+	for _, b := range s.Sessions {
+		labels := []string{b.Name, b.Device}
+		metric(descSessionUp, prometheus.GaugeValue, one(b.State == Up), labels...)
+		metric(descDetection, prometheus.GaugeValue, b.Detection.Seconds(), labels...)
+		for d, v := range map[*prometheus.Desc]uint64{descUps: b.Ups, descDowns: b.Downs, descReceived: b.Received, descSent: b.Sent} {
+			metric(d, prometheus.CounterValue, float64(v), labels...)
+		}
+		for reason, n := range b.Dropped {
+			metric(descDropped, prometheus.CounterValue, float64(n), b.Name, b.Device, reason)
+		}
+	}
+	metric(descSwitched, prometheus.CounterValue, float64(c.engine.repair.switches()))
+	if c.engine.cfg.BFD == nil {
+		return
+	}
+	totals := c.engine.cfg.BFD.Totals()
+	for reason, n := range totals.Dropped {
+		metric(descAllDropped, prometheus.CounterValue, float64(n), reason)
+	}
+	metric(descOverflowed, prometheus.CounterValue, float64(totals.Overflowed))
+	metric(descRealtime, prometheus.GaugeValue, one(strings.HasPrefix(totals.Scheduling, "SCHED_FIFO")))
 }
 
 func one(b bool) float64 {

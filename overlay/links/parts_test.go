@@ -123,12 +123,18 @@ func fill(v reflect.Value, n *int) {
 	case *time.Time:
 		*x = time.Unix(int64(1700000000+*n), 5).UTC()
 		return
+	case *map[string]uint64:
+		*x = map[string]uint64{fmt.Sprint("text", *n): uint64(*n)}
+		return
 	}
 	switch v.Kind() {
 	case reflect.Struct:
 		for i := range v.NumField() {
 			fill(v.Field(i), n)
 		}
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(v.Elem(), n)
 	case reflect.Slice:
 		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
 		for i := range 2 {
@@ -138,7 +144,7 @@ func fill(v reflect.Value, n *int) {
 		v.SetString(fmt.Sprint("text", *n))
 	case reflect.Bool:
 		v.SetBool(true)
-	case reflect.Int:
+	case reflect.Int, reflect.Int64:
 		v.SetInt(int64(*n))
 	case reflect.Uint8:
 		v.SetUint(uint64(*n%4 + 1))

@@ -16,6 +16,7 @@ import (
 	"fabric/internal/kernel"
 	"fabric/internal/version"
 	"fabric/overlay"
+	"fabric/overlay/bfd"
 )
 
 // Kinds of objects, as results name them.
@@ -27,13 +28,14 @@ const (
 	kindWireGuard = "wireguard"
 	kindRoute     = "route"
 	kindNextHop   = "next hop"
+	kindSession   = "bfd session"
 )
 
 // pass looks at the whole host once and mends it. The order has reasons:
 //
 //  1. backstops before anything that could carry inner packets;
 //  2. devices, with sysctls before they come up, tunnel processes, then addresses and WireGuard;
-//  3. what WireGuard says, which tunnels are alive, the one route per VTEP;
+//  3. BFD sessions, what they and WireGuard say, which tunnels are alive, the one route per VTEP;
 //  4. next hops, on devices of fabric-site;
 //  5. removals, in the reverse order.
 func (e *Engine) pass(ctx context.Context) *pass {
@@ -45,6 +47,7 @@ func (e *Engine) pass(ctx context.Context) *pass {
 	plan, h := *e.plan, e.cfg.Host
 	now := e.cfg.Now()
 	e.remember(plan, now)
+	e.repair.expect(plan, e.drained, e.cfg.BFD != nil)
 
 	ours := h.Links(kernel.KindWireGuard, kernel.KindTUN)
 	present, err := ours.Observe(ctx)
@@ -60,7 +63,7 @@ func (e *Engine) pass(ctx context.Context) *pass {
 	routes := kind[kernel.RouteKey, kernel.Route]{name: kindRoute, edge: h.Routes(kernel.ProtocolLinks, kernel.MainTable), label: routeName}
 	backstops := routes
 	backstops.keep = func(kernel.RouteKey, kernel.Route) bool { return true }
-	before, routesErr := converge(p, backstops, want.backstops)
+	before, _ := converge(p, backstops, want.backstops)
 
 	e.sysctls(p, hostSysctls)
 	e.sysctls(p, want.sysctls)
@@ -124,21 +127,17 @@ func (e *Engine) pass(ctx context.Context) *pass {
 		}
 	}
 
-	unknown := e.judge(plan, found, linksErr == nil, facts, factsErr == nil, now)
-	wantRoutes := maps.Clone(want.backstops)
-	if routesErr == nil && before == nil {
-		before = map[kernel.RouteKey]kernel.Route{}
-	}
-	active, held := e.choose(plan, wantRoutes, before, unknown, now)
-	routes.keep = func(k kernel.RouteKey, _ kernel.Route) bool { return held[k] }
-	_, _ = converge(p, routes, wantRoutes)
+	e.configureSessions(p, plan, func(d string) bool { _, there := found[d]; return there })
+	states := e.bfdStates()
+	e.judge(plan, found, linksErr == nil, facts, factsErr == nil, states, now)
+	active := e.routeVTEPs(p, plan, routes, want.backstops, before, now)
 
 	nextHops := e.nextHops(p, plan, want.nextHops)
 
 	for i := len(p.removals) - 1; i >= 0; i-- {
 		p.removals[i]()
 	}
-	e.publish(e.newState(p, plan, carried, facts, active, nextHops))
+	e.publish(e.newState(p, plan, carried, facts, active, nextHops, states))
 	return p
 }
 
@@ -292,98 +291,6 @@ func (e *Engine) roam(device string, w kernel.WireGuard, f Facts, now time.Time)
 	return w
 }
 
-// judge works out which tunnels are up. What could not be read is no news: such a tunnel stays what it was, and is returned.
-func (e *Engine) judge(plan overlay.Plan, found map[string]kernel.Link, linksRead bool, facts map[string]Facts, factsRead bool, now time.Time) map[string]bool {
-	unknown := map[string]bool{}
-	for _, t := range plan.Tunnels {
-		if _, ok := facts[t.Device]; !linksRead || !factsRead && !ok {
-			unknown[t.Device] = true
-			continue
-		}
-		was := e.tunnels[t.Device]
-		state, reason := Down, ""
-		link, there := found[t.Device]
-		f, answers := facts[t.Device]
-		switch {
-		case !there && was.state != Up:
-			state, reason = Starting, "no device yet"
-		case !there:
-			reason = "the device is gone"
-		case !link.Up:
-			reason = "the device is down"
-		case !answers:
-			reason = "WireGuard does not answer"
-		default:
-			var alive bool
-			if alive, reason = e.cfg.Liveness.Alive(t, f, now); alive {
-				state = Up
-			} else if was.state == Starting {
-				state = Starting
-			}
-		}
-		if state != was.state {
-			was.since = now
-			e.cfg.Log.Info("tunnel "+state, "tunnel", t.Name, "device", t.Device, "was", was.state, "reason", reason)
-		}
-		was.state, was.reason = state, reason
-	}
-	return unknown
-}
-
-// choose adds the route of each VTEP over its highest ranked tunnel that is up, and says which that is. Held are routes that may be right
-// though no tunnel is known to be up: right after a start, when the first reading failed. Such a VTEP counts as reachable by the route
-// that is there; have is the routes as found, nil if they were not read either, and then what was last told stands.
-func (e *Engine) choose(plan overlay.Plan, routes, have map[kernel.RouteKey]kernel.Route, unknown map[string]bool, now time.Time) (active map[string]bool, held map[kernel.RouteKey]bool) {
-	active, held = map[string]bool{}, map[kernel.RouteKey]bool{}
-	vteps := map[string]VTEPState{}
-	for _, v := range plan.VTEPs {
-		s := VTEPState{Gateway: v.Gateway, Addr: v.Addr, Reason: v.Problem}
-		up := false
-		for _, d := range v.Devices {
-			t := e.tunnels[d]
-			if t.state == Up {
-				s.Device, s.Reason, up = d, t.reason, true
-				break
-			}
-			if s.Reason == "" {
-				s.Reason = "no tunnel is up: " + t.reason
-			}
-		}
-		was, known := e.vteps[v.Gateway]
-		known = known && was.Addr == v.Addr
-		key := vtepKey(v.Addr)
-		if !up && slices.ContainsFunc(v.Devices, func(d string) bool { return unknown[d] }) {
-			r, there := have[key]
-			// A tunnel that was read and is not up carries nothing.
-			dead := there && slices.Contains(v.Devices, r.Device) && !unknown[r.Device]
-			held[key] = !dead
-			switch {
-			case have == nil && !known:
-				// Nothing is known of it at all: nothing is told.
-				continue
-			case have == nil:
-				s.Device, s.Reason = was.Device, was.Reason
-			case there && !dead:
-				s.Device, s.Reason = r.Device, "route kept as it was found: its tunnel could not be read"
-			}
-		}
-		s.Since = was.Since
-		if !known || was.Device != s.Device {
-			s.Since = now
-			e.cfg.Log.Info("vtep route", "gateway", v.Gateway, "vtep", v.Addr, "device", s.Device, "was", was.Device, "reason", s.Reason)
-		}
-		vteps[v.Gateway] = s
-		if s.Device != "" {
-			active[s.Device] = true
-		}
-		if up {
-			routes[key] = vtepRoute(plan.VTEP, s.Device)
-		}
-	}
-	e.vteps = vteps
-	return active, held
-}
-
 // nextHops syncs next-hop objects. Their devices are fabric-site's: those that are not there, or are down, are waited for.
 func (e *Engine) nextHops(p *pass, plan overlay.Plan, want map[uint32]kernel.NextHop) []NextHopState {
 	label := func(id uint32) string {
@@ -436,7 +343,7 @@ func problems(p *pass) []Object {
 }
 
 // newState sums a pass up.
-func (e *Engine) newState(p *pass, plan overlay.Plan, carried map[string]bool, facts map[string]Facts, active map[string]bool, nextHops []NextHopState) *State {
+func (e *Engine) newState(p *pass, plan overlay.Plan, carried map[string]bool, facts map[string]Facts, active map[string]bool, nextHops []NextHopState, states map[bfd.Path]bfd.Status) *State {
 	s := &State{Gateway: plan.Gateway, Digest: plan.Digest(), Version: version.Version, Started: e.started, NextHops: nextHops}
 	for _, t := range plan.Tunnels {
 		f, is := facts[t.Device], e.tunnels[t.Device]
@@ -446,7 +353,7 @@ func (e *Engine) newState(p *pass, plan overlay.Plan, carried map[string]bool, f
 			State:          is.state, Reason: is.reason, Since: is.since,
 			Active:   active[t.Device],
 			Endpoint: f.Endpoint, ListenPort: f.ListenPort, LastHandshake: f.LastHandshake,
-			RxBytes: f.RxBytes, TxBytes: f.TxBytes, MTU: t.MTU,
+			RxBytes: f.RxBytes, TxBytes: f.TxBytes, MTU: t.MTU, Drained: e.drained[t.Device],
 		}
 		if carried[t.Device] {
 			ts.Implementation = "userspace"
@@ -463,6 +370,7 @@ func (e *Engine) newState(p *pass, plan overlay.Plan, carried map[string]bool, f
 			s.VTEPs = append(s.VTEPs, vs)
 		}
 	}
+	s.Sessions = sessionStates(plan, states, func(name string) string { return p.objects[[2]string{kindSession, name}].Message })
 	s.Problems = problems(p)
 	return s
 }

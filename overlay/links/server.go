@@ -172,6 +172,22 @@ func statusOf(p overlay.Plan, err error) error {
 	return status.Error(codes.Internal, err.Error())
 }
 
+// Drain implements the call of that name.
+func (s *service) Drain(ctx context.Context, r *linksv1.DrainRequest) (*linksv1.DrainResponse, error) {
+	err := s.engine.Drain(ctx, r.GetDevice(), r.GetDrained())
+	switch {
+	case err == nil:
+		return &linksv1.DrainResponse{}, nil
+	case errors.Is(err, context.Canceled):
+		return nil, status.Error(codes.Canceled, err.Error())
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, status.Error(codes.DeadlineExceeded, err.Error())
+	case errors.Is(err, errNoTunnel):
+		return nil, status.Error(codes.NotFound, err.Error())
+	}
+	return nil, status.Error(codes.Internal, err.Error())
+}
+
 // Get implements the call of that name.
 func (s *service) Get(context.Context, *linksv1.GetRequest) (*linksv1.GetResponse, error) {
 	return &linksv1.GetResponse{State: stateToWire(s.engine.State())}, nil

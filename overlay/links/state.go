@@ -44,7 +44,7 @@ func (s Status) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // Object is one object on the host and how it stands.
 type Object struct {
-	// Kind is "plan", "tunnel process", "link", "sysctl", "address", "wireguard", "route" or "next hop".
+	// Kind is "plan", "tunnel process", "link", "sysctl", "address", "wireguard", "route", "next hop" or "bfd session".
 	Kind string
 	// Name as people know it.
 	Name   string
@@ -98,6 +98,8 @@ type State struct {
 	Tunnels  []TunnelState
 	VTEPs    []VTEPState
 	NextHops []NextHopState
+	// Sessions are the BFD sessions, those on tunnels first.
+	Sessions []SessionState
 	// Problems are the objects that are not OK.
 	Problems []Object
 }
@@ -128,6 +130,8 @@ type TunnelState struct {
 	// RxBytes and TxBytes since the device was made.
 	RxBytes, TxBytes uint64
 	MTU              int
+	// Drained: the operator has taken traffic off this tunnel as long as there is another.
+	Drained bool
 	// Err is what could not be applied.
 	Err string
 }
@@ -151,4 +155,31 @@ type NextHopState struct {
 	// Ready: routes may refer to it. Reason says why not.
 	Ready  bool
 	Reason string
+}
+
+// SessionState is one BFD session as it is (RFC 5880 section 6.8.1).
+type SessionState struct {
+	// Name is the tunnel's, or VRF/PEER.
+	Name string
+	// Device of the tunnel that the session watches, "" for a peer's session.
+	Device string
+	// VRF and Peer of a third-party peer's session.
+	VRF, Peer string
+	Interface string
+	Local     netip.Addr
+	Remote    netip.Addr
+	Multihop  bool
+	// State is "up", "init", "down" or "admin-down"; Reason says why, Since when.
+	State, Reason string
+	Since         time.Time
+	// RemoteState and RemoteDiag are what the neighbour told last; RemoteAdminDown: its operator wants the session down.
+	RemoteState, RemoteDiag string
+	RemoteAdminDown         bool
+	// TxInterval and Detection are the negotiated interval and detection time.
+	TxInterval, Detection time.Duration
+	// Counters since the session was configured; Dropped by reason.
+	Received, Sent, Ups, Downs uint64
+	Dropped                    map[string]uint64
+	// Problem says why the session has no socket.
+	Problem string
 }

@@ -14,12 +14,15 @@ import (
 
 // Store keeps the plan in the state folder and the claim on the run folder: one engine per run folder.
 type Store struct {
-	plan string
-	lock *os.File
+	plan, drained string
+	lock          *os.File
 }
 
 // planFile is the plan's name in the state folder.
 const planFile = "plan.json"
+
+// drainedFile is the name of the list of drained devices.
+const drainedFile = "drained.json"
 
 // OpenStore makes the folders where they are missing and claims the run folder. A second process is refused.
 func OpenStore(stateDir, runDir string) (*Store, error) {
@@ -41,7 +44,7 @@ func OpenStore(stateDir, runDir string) (*Store, error) {
 		}
 		return nil, fmt.Errorf("lock %s: %w", name, err)
 	}
-	return &Store{plan: filepath.Join(stateDir, planFile), lock: f}, nil
+	return &Store{plan: filepath.Join(stateDir, planFile), drained: filepath.Join(stateDir, drainedFile), lock: f}, nil
 }
 
 // Close gives the run folder up.
@@ -65,34 +68,68 @@ func (s *Store) Load() (*overlay.Plan, error) {
 
 // Save keeps the plan, all or nothing: a full disk leaves the former one.
 func (s *Store) Save(p overlay.Plan) error {
-	data, err := json.MarshalIndent(p, "", "  ")
-	if err != nil {
-		return fmt.Errorf("keep plan: %w", err)
+	if err := replaceFile(s.plan, p); err != nil {
+		return fmt.Errorf("keep plan (the former plan stays): %w", err)
 	}
-	dir := filepath.Dir(s.plan)
-	f, err := os.CreateTemp(dir, planFile+".*") // mode 0600
+	return nil
+}
+
+// LoadDrained reads the devices of the tunnels that the operator has drained.
+func (s *Store) LoadDrained() ([]string, error) {
+	data, err := os.ReadFile(s.drained)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
-		return fmt.Errorf("keep plan: %w", err)
+		return nil, fmt.Errorf("kept drains: %w", err)
+	}
+	var devices []string
+	if err := json.Unmarshal(data, &devices); err != nil {
+		return nil, fmt.Errorf("kept drains %s: %w", s.drained, err)
+	}
+	return devices, nil
+}
+
+// SaveDrained keeps them, all or nothing.
+func (s *Store) SaveDrained(devices []string) error {
+	if err := replaceFile(s.drained, devices); err != nil {
+		return fmt.Errorf("keep drains (what was drained before stays so): %w", err)
+	}
+	return nil
+}
+
+// replaceFile writes v as JSON to a file of mode 0600, all or nothing.
+func replaceFile(name string, v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(name)
+	f, err := os.CreateTemp(dir, filepath.Base(name)+".*") // mode 0600
+	if err != nil {
+		return err
 	}
 	defer os.Remove(f.Name())
 	_, err = f.Write(append(data, '\n'))
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("keep plan in %s (the former plan stays): %w", dir, err)
+		return fmt.Errorf("%s: %w", dir, err)
 	}
-	if err := os.Rename(f.Name(), s.plan); err != nil {
-		return fmt.Errorf("keep plan: %w", err)
+	if err := os.Rename(f.Name(), name); err != nil {
+		return err
 	}
 	d, err := os.Open(dir)
 	if err != nil {
-		return fmt.Errorf("keep plan: %w", err)
+		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// Forget removes the plan.
+// Forget removes the plan and the drains.
 func (s *Store) Forget() error {
-	if err := os.Remove(s.plan); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("forget plan: %w", err)
+	for _, f := range []string{s.plan, s.drained} {
+		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("forget plan: %w", err)
+		}
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"fabric/overlay"
@@ -68,7 +69,7 @@ func planToWire(p overlay.Plan) *linksv1.Plan {
 			Device: t.Device, Name: t.Name, Remote: t.Remote, Rank: int32(t.Rank), Kind: t.Kind, Mtu: int32(t.MTU),
 			LinkLocal: addrText(t.LinkLocal), RemoteLinkLocal: addrText(t.RemoteLinkLocal),
 			ListenPort: int32(t.ListenPort), Endpoint: addrPortText(t.Endpoint),
-			PublicKey: t.PublicKey, PrivateKeyFile: t.PrivateKeyFile, Keepalive: int32(t.Keepalive),
+			PublicKey: t.PublicKey, PrivateKeyFile: t.PrivateKeyFile, Keepalive: int32(t.Keepalive), Bfd: timersToWire(t.BFD),
 		})
 	}
 	for _, v := range p.VTEPs {
@@ -77,7 +78,28 @@ func planToWire(p overlay.Plan) *linksv1.Plan {
 	for _, n := range p.NextHops {
 		w.NextHops = append(w.NextHops, &linksv1.NextHop{Id: n.ID, Device: n.Device, Gateway: addrText(n.Gateway), Vni: n.VNI, Vtep: addrText(n.VTEP)})
 	}
+	for _, s := range p.Sessions {
+		w.Sessions = append(w.Sessions, &linksv1.Session{
+			Bfd: timersToWire(&s.BFD), Name: s.Name, Vrf: s.VRF, Peer: s.Peer, VrfDevice: s.VRFDevice, Interface: s.Interface,
+			Local: addrText(s.Local), Remote: addrText(s.Remote), Multihop: s.Multihop, MinTtl: int32(s.MinTTL),
+			Auth: s.Auth, KeyId: int32(s.KeyID), KeyFile: s.KeyFile,
+		})
+	}
 	return w
+}
+
+func timersToWire(b *overlay.BFD) *linksv1.BFD {
+	if b == nil {
+		return nil
+	}
+	return &linksv1.BFD{IntervalMs: int32(b.IntervalMs), Multiplier: int32(b.Multiplier)}
+}
+
+func timersFromWire(w *linksv1.BFD) *overlay.BFD {
+	if w == nil {
+		return nil
+	}
+	return &overlay.BFD{IntervalMs: int(w.GetIntervalMs()), Multiplier: int(w.GetMultiplier())}
 }
 
 func planFromWire(w *linksv1.Plan) overlay.Plan {
@@ -87,7 +109,7 @@ func planFromWire(w *linksv1.Plan) overlay.Plan {
 			Device: t.GetDevice(), Name: t.GetName(), Remote: t.GetRemote(), Rank: int(t.GetRank()), Kind: t.GetKind(), MTU: int(t.GetMtu()),
 			LinkLocal: readAddr(t.GetLinkLocal()), RemoteLinkLocal: readAddr(t.GetRemoteLinkLocal()),
 			ListenPort: int(t.GetListenPort()), Endpoint: readAddrPort(t.GetEndpoint()),
-			PublicKey: t.GetPublicKey(), PrivateKeyFile: t.GetPrivateKeyFile(), Keepalive: int(t.GetKeepalive()),
+			PublicKey: t.GetPublicKey(), PrivateKeyFile: t.GetPrivateKeyFile(), Keepalive: int(t.GetKeepalive()), BFD: timersFromWire(t.GetBfd()),
 		})
 	}
 	for _, v := range w.GetVteps() {
@@ -95,6 +117,17 @@ func planFromWire(w *linksv1.Plan) overlay.Plan {
 	}
 	for _, n := range w.GetNextHops() {
 		p.NextHops = append(p.NextHops, overlay.NextHop{ID: n.GetId(), Device: n.GetDevice(), Gateway: readAddr(n.GetGateway()), VNI: n.GetVni(), VTEP: readAddr(n.GetVtep())})
+	}
+	for _, s := range w.GetSessions() {
+		session := overlay.Session{
+			Name: s.GetName(), VRF: s.GetVrf(), Peer: s.GetPeer(), VRFDevice: s.GetVrfDevice(), Interface: s.GetInterface(),
+			Local: readAddr(s.GetLocal()), Remote: readAddr(s.GetRemote()), Multihop: s.GetMultihop(), MinTTL: int(s.GetMinTtl()),
+			Auth: s.GetAuth(), KeyID: int(s.GetKeyId()), KeyFile: s.GetKeyFile(),
+		}
+		if b := timersFromWire(s.GetBfd()); b != nil {
+			session.BFD = *b
+		}
+		p.Sessions = append(p.Sessions, session)
 	}
 	return p
 }
@@ -125,7 +158,7 @@ func stateToWire(s *State) *linksv1.State {
 			Device: t.Device, Name: t.Name, Remote: t.Remote, Rank: int32(t.Rank), Kind: t.Kind, Implementation: t.Implementation,
 			State: t.State, Reason: t.Reason, Since: timeToWire(t.Since), Active: t.Active,
 			Endpoint: addrPortText(t.Endpoint), ListenPort: int32(t.ListenPort), LastHandshake: timeToWire(t.LastHandshake),
-			RxBytes: t.RxBytes, TxBytes: t.TxBytes, Mtu: int32(t.MTU), Error: t.Err,
+			RxBytes: t.RxBytes, TxBytes: t.TxBytes, Mtu: int32(t.MTU), Error: t.Err, Drained: t.Drained,
 		})
 	}
 	for _, v := range s.VTEPs {
@@ -133,6 +166,16 @@ func stateToWire(s *State) *linksv1.State {
 	}
 	for _, n := range s.NextHops {
 		w.NextHops = append(w.NextHops, &linksv1.NextHopState{Id: n.ID, Device: n.Device, Vtep: addrText(n.VTEP), Vni: n.VNI, Ready: n.Ready, Reason: n.Reason})
+	}
+	for _, b := range s.Sessions {
+		w.Sessions = append(w.Sessions, &linksv1.SessionState{
+			Name: b.Name, Device: b.Device, Vrf: b.VRF, Peer: b.Peer, Interface: b.Interface,
+			Local: addrText(b.Local), Remote: addrText(b.Remote), Multihop: b.Multihop,
+			State: b.State, Reason: b.Reason, Since: timeToWire(b.Since),
+			RemoteState: b.RemoteState, RemoteDiag: b.RemoteDiag, RemoteAdminDown: b.RemoteAdminDown,
+			TxInterval: durationpb.New(b.TxInterval), Detection: durationpb.New(b.Detection),
+			Received: b.Received, Sent: b.Sent, Ups: b.Ups, Downs: b.Downs, Dropped: b.Dropped, Problem: b.Problem,
+		})
 	}
 	return w
 }
@@ -147,7 +190,7 @@ func stateFromWire(w *linksv1.State) State {
 			Device: t.GetDevice(), Name: t.GetName(), Remote: t.GetRemote(), Rank: int(t.GetRank()), Kind: t.GetKind(), Implementation: t.GetImplementation(),
 			State: t.GetState(), Reason: t.GetReason(), Since: timeFromWire(t.GetSince()), Active: t.GetActive(),
 			Endpoint: readAddrPort(t.GetEndpoint()), ListenPort: int(t.GetListenPort()), LastHandshake: timeFromWire(t.GetLastHandshake()),
-			RxBytes: t.GetRxBytes(), TxBytes: t.GetTxBytes(), MTU: int(t.GetMtu()), Err: t.GetError(),
+			RxBytes: t.GetRxBytes(), TxBytes: t.GetTxBytes(), MTU: int(t.GetMtu()), Err: t.GetError(), Drained: t.GetDrained(),
 		})
 	}
 	for _, v := range w.GetVteps() {
@@ -155,6 +198,16 @@ func stateFromWire(w *linksv1.State) State {
 	}
 	for _, n := range w.GetNextHops() {
 		s.NextHops = append(s.NextHops, NextHopState{ID: n.GetId(), Device: n.GetDevice(), VTEP: readAddr(n.GetVtep()), VNI: n.GetVni(), Ready: n.GetReady(), Reason: n.GetReason()})
+	}
+	for _, b := range w.GetSessions() {
+		s.Sessions = append(s.Sessions, SessionState{
+			Name: b.GetName(), Device: b.GetDevice(), VRF: b.GetVrf(), Peer: b.GetPeer(), Interface: b.GetInterface(),
+			Local: readAddr(b.GetLocal()), Remote: readAddr(b.GetRemote()), Multihop: b.GetMultihop(),
+			State: b.GetState(), Reason: b.GetReason(), Since: timeFromWire(b.GetSince()),
+			RemoteState: b.GetRemoteState(), RemoteDiag: b.GetRemoteDiag(), RemoteAdminDown: b.GetRemoteAdminDown(),
+			TxInterval: b.GetTxInterval().AsDuration(), Detection: b.GetDetection().AsDuration(),
+			Received: b.GetReceived(), Sent: b.GetSent(), Ups: b.GetUps(), Downs: b.GetDowns(), Dropped: b.GetDropped(), Problem: b.GetProblem(),
+		})
 	}
 	return s
 }

@@ -16,6 +16,7 @@ import (
 
 	"fabric/internal/config"
 	"fabric/internal/site"
+	"fabric/overlay/links"
 )
 
 // Document is the document of the tests: gateway sz-1 with VRFs CORE and OPS, and gateway hk-1.
@@ -108,11 +109,14 @@ type Gateway struct {
 	PeerState func(name string) string
 	// OnPlan, when set, runs in Plan and may make it fail.
 	OnPlan func(doc *config.Document) error
+	// OnDrain, when set, runs in DrainTunnel instead of moving traffic in the snapshot.
+	OnDrain func(device string, drained bool) error
 
 	mu     sync.Mutex
 	snap   *site.Snapshot
 	subs   map[chan struct{}]bool
 	resets []string
+	reads  int
 }
 
 // RouteEvent is one change of a route.
@@ -127,7 +131,15 @@ type RouteEvent struct {
 func (g *Gateway) Snapshot() *site.Snapshot {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.reads++
 	return g.snap
+}
+
+// Reads is how often the snapshot was asked for: two subscribers have seen a snapshot once it has grown by two.
+func (g *Gateway) Reads() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.reads
 }
 
 // Changed subscribes to snapshots.
@@ -161,6 +173,7 @@ func (g *Gateway) Publish(change func(*site.Snapshot)) {
 	if g.snap != nil {
 		*next = *g.snap
 		next.Peers, next.Prefixes = slices.Clone(next.Peers), slices.Clone(next.Prefixes)
+		next.Tunnels, next.Sessions = slices.Clone(next.Tunnels), slices.Clone(next.Sessions)
 	}
 	change(next)
 	g.snap = next
@@ -226,6 +239,9 @@ func (g *Gateway) Adopt(gen *config.Generation) {
 				st := site.PeerStatus{
 					VRF: v.VRF, Name: p.Name, Address: p.Address, ASN: p.ASN, LocalASN: gw.ASN, State: "established", Since: Epoch, Disabled: p.Disabled,
 					Received: 5, Admitted: 4, Rejected: 1, Advertised: 3, MaxPrefix: p.MaxPrefix, Families: p.Families,
+				}
+				if p.BFD != nil {
+					st.BFD = "up"
 				}
 				switch {
 				case p.Disabled:
@@ -312,6 +328,36 @@ func (g *Gateway) Resets() []string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return slices.Clone(g.resets)
+}
+
+// DrainTunnel marks the tunnel and makes the first one active that is up and not drained, else the first that is up, as fabric-links does.
+func (g *Gateway) DrainTunnel(_ context.Context, device string, drained bool) error {
+	if g.OnDrain != nil {
+		return g.OnDrain(device, drained)
+	}
+	snap := g.Snapshot()
+	i := slices.IndexFunc(snap.Tunnels, func(t links.TunnelState) bool { return t.Device == device })
+	if i < 0 {
+		return fmt.Errorf("tunnel device %s: %w", device, fs.ErrNotExist)
+	}
+	remote := snap.Tunnels[i].Remote
+	g.Publish(func(s *site.Snapshot) {
+		s.Tunnels[i].Drained = drained
+		best := -1
+		for j, t := range s.Tunnels {
+			if t.Remote != remote {
+				continue
+			}
+			s.Tunnels[j].Active = false
+			if t.State == links.Up && (best < 0 || s.Tunnels[best].Drained && !t.Drained) {
+				best = j
+			}
+		}
+		if best >= 0 {
+			s.Tunnels[best].Active = true
+		}
+	})
+	return nil
 }
 
 // Plan says which peers and prefixes come and go, and whether the gateway is drained.

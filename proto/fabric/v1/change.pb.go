@@ -234,7 +234,9 @@ type PeerConfig struct {
 	// Number of prefixes admitted per family; 0 for the fabric's.
 	MaxPrefix uint32 `protobuf:"varint,20,opt,name=max_prefix,json=maxPrefix,proto3" json:"max_prefix,omitempty"`
 	// Keep the peer configured but down.
-	Disabled      bool `protobuf:"varint,21,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	Disabled bool `protobuf:"varint,21,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	// BFD session with the neighbour; absent for none.
+	Bfd           *PeerBfdConfig `protobuf:"bytes,22,opt,name=bfd,proto3" json:"bfd,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -416,6 +418,95 @@ func (x *PeerConfig) GetDisabled() bool {
 	return false
 }
 
+func (x *PeerConfig) GetBfd() *PeerBfdConfig {
+	if x != nil {
+		return x.Bfd
+	}
+	return nil
+}
+
+// PeerBfdConfig asks for a BFD session with a third-party peer: its paths are unusable while the session is not up.
+type PeerBfdConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How often packets are sent and wanted; absent for the fabric's.
+	Interval *durationpb.Duration `protobuf:"bytes,1,opt,name=interval,proto3" json:"interval,omitempty"`
+	// Detect multiplier; 0 for the fabric's.
+	Multiplier uint32 `protobuf:"varint,2,opt,name=multiplier,proto3" json:"multiplier,omitempty"`
+	// "simple", "sha1" or "meticulous-sha1" (RFC 5880 section 6.7); "" for none.
+	Auth string `protobuf:"bytes,3,opt,name=auth,proto3" json:"auth,omitempty"`
+	// Number of the key, 0 to 255.
+	KeyId uint32 `protobuf:"varint,4,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// File on the gateway that holds the key, mode 0600. The key itself never travels.
+	KeyFile       string `protobuf:"bytes,5,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerBfdConfig) Reset() {
+	*x = PeerBfdConfig{}
+	mi := &file_fabric_v1_change_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerBfdConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerBfdConfig) ProtoMessage() {}
+
+func (x *PeerBfdConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_fabric_v1_change_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerBfdConfig.ProtoReflect.Descriptor instead.
+func (*PeerBfdConfig) Descriptor() ([]byte, []int) {
+	return file_fabric_v1_change_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *PeerBfdConfig) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *PeerBfdConfig) GetMultiplier() uint32 {
+	if x != nil {
+		return x.Multiplier
+	}
+	return 0
+}
+
+func (x *PeerBfdConfig) GetAuth() string {
+	if x != nil {
+		return x.Auth
+	}
+	return ""
+}
+
+func (x *PeerBfdConfig) GetKeyId() uint32 {
+	if x != nil {
+		return x.KeyId
+	}
+	return 0
+}
+
+func (x *PeerBfdConfig) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
+	}
+	return ""
+}
+
 // PrefixConfig is an originated prefix as the document has it.
 type PrefixConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -437,7 +528,7 @@ type PrefixConfig struct {
 
 func (x *PrefixConfig) Reset() {
 	*x = PrefixConfig{}
-	mi := &file_fabric_v1_change_proto_msgTypes[3]
+	mi := &file_fabric_v1_change_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -449,7 +540,7 @@ func (x *PrefixConfig) String() string {
 func (*PrefixConfig) ProtoMessage() {}
 
 func (x *PrefixConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_change_proto_msgTypes[3]
+	mi := &file_fabric_v1_change_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -462,7 +553,7 @@ func (x *PrefixConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrefixConfig.ProtoReflect.Descriptor instead.
 func (*PrefixConfig) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_change_proto_rawDescGZIP(), []int{3}
+	return file_fabric_v1_change_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *PrefixConfig) GetPrefix() string {
@@ -530,7 +621,7 @@ type Generation struct {
 
 func (x *Generation) Reset() {
 	*x = Generation{}
-	mi := &file_fabric_v1_change_proto_msgTypes[4]
+	mi := &file_fabric_v1_change_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -542,7 +633,7 @@ func (x *Generation) String() string {
 func (*Generation) ProtoMessage() {}
 
 func (x *Generation) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_change_proto_msgTypes[4]
+	mi := &file_fabric_v1_change_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -555,7 +646,7 @@ func (x *Generation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Generation.ProtoReflect.Descriptor instead.
 func (*Generation) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_change_proto_rawDescGZIP(), []int{4}
+	return file_fabric_v1_change_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Generation) GetNumber() uint64 {
@@ -628,7 +719,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_fabric_v1_change_proto_msgTypes[5]
+	mi := &file_fabric_v1_change_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -640,7 +731,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_change_proto_msgTypes[5]
+	mi := &file_fabric_v1_change_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -653,7 +744,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_change_proto_rawDescGZIP(), []int{5}
+	return file_fabric_v1_change_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Problem) GetFile() string {
@@ -709,7 +800,7 @@ type Problems struct {
 
 func (x *Problems) Reset() {
 	*x = Problems{}
-	mi := &file_fabric_v1_change_proto_msgTypes[6]
+	mi := &file_fabric_v1_change_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -721,7 +812,7 @@ func (x *Problems) String() string {
 func (*Problems) ProtoMessage() {}
 
 func (x *Problems) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_change_proto_msgTypes[6]
+	mi := &file_fabric_v1_change_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -734,7 +825,7 @@ func (x *Problems) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problems.ProtoReflect.Descriptor instead.
 func (*Problems) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_change_proto_rawDescGZIP(), []int{6}
+	return file_fabric_v1_change_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Problems) GetProblems() []*Problem {
@@ -763,7 +854,7 @@ const file_fabric_v1_change_proto_rawDesc = "" +
 	"\tconverged\x18\x05 \x01(\bR\tconverged\x12\x1f\n" +
 	"\vwaiting_for\x18\x06 \x01(\tR\n" +
 	"waitingFor\x123\n" +
-	"\aelapsed\x18\a \x01(\v2\x19.google.protobuf.DurationR\aelapsed\"\x8b\x05\n" +
+	"\aelapsed\x18\a \x01(\v2\x19.google.protobuf.DurationR\aelapsed\"\xb7\x05\n" +
 	"\n" +
 	"PeerConfig\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -790,7 +881,16 @@ const file_fabric_v1_change_proto_rawDesc = "" +
 	"allowOwnAs\x12\x1d\n" +
 	"\n" +
 	"max_prefix\x18\x14 \x01(\rR\tmaxPrefix\x12\x1a\n" +
-	"\bdisabled\x18\x15 \x01(\bR\bdisabled\"\xaf\x01\n" +
+	"\bdisabled\x18\x15 \x01(\bR\bdisabled\x12*\n" +
+	"\x03bfd\x18\x16 \x01(\v2\x18.fabric.v1.PeerBfdConfigR\x03bfd\"\xac\x01\n" +
+	"\rPeerBfdConfig\x125\n" +
+	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12\x1e\n" +
+	"\n" +
+	"multiplier\x18\x02 \x01(\rR\n" +
+	"multiplier\x12\x12\n" +
+	"\x04auth\x18\x03 \x01(\tR\x04auth\x12\x15\n" +
+	"\x06key_id\x18\x04 \x01(\rR\x05keyId\x12\x19\n" +
+	"\bkey_file\x18\x05 \x01(\tR\akeyFile\"\xaf\x01\n" +
 	"\fPrefixConfig\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x19\n" +
 	"\bnext_hop\x18\x02 \x01(\tR\anextHop\x12\x1c\n" +
@@ -829,29 +929,32 @@ func file_fabric_v1_change_proto_rawDescGZIP() []byte {
 	return file_fabric_v1_change_proto_rawDescData
 }
 
-var file_fabric_v1_change_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_fabric_v1_change_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_fabric_v1_change_proto_goTypes = []any{
 	(*ChangeOptions)(nil),         // 0: fabric.v1.ChangeOptions
 	(*ChangeResult)(nil),          // 1: fabric.v1.ChangeResult
 	(*PeerConfig)(nil),            // 2: fabric.v1.PeerConfig
-	(*PrefixConfig)(nil),          // 3: fabric.v1.PrefixConfig
-	(*Generation)(nil),            // 4: fabric.v1.Generation
-	(*Problem)(nil),               // 5: fabric.v1.Problem
-	(*Problems)(nil),              // 6: fabric.v1.Problems
-	(*durationpb.Duration)(nil),   // 7: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*PeerBfdConfig)(nil),         // 3: fabric.v1.PeerBfdConfig
+	(*PrefixConfig)(nil),          // 4: fabric.v1.PrefixConfig
+	(*Generation)(nil),            // 5: fabric.v1.Generation
+	(*Problem)(nil),               // 6: fabric.v1.Problem
+	(*Problems)(nil),              // 7: fabric.v1.Problems
+	(*durationpb.Duration)(nil),   // 8: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
 }
 var file_fabric_v1_change_proto_depIdxs = []int32{
-	7, // 0: fabric.v1.ChangeResult.elapsed:type_name -> google.protobuf.Duration
-	7, // 1: fabric.v1.PeerConfig.keepalive:type_name -> google.protobuf.Duration
-	7, // 2: fabric.v1.PeerConfig.hold:type_name -> google.protobuf.Duration
-	8, // 3: fabric.v1.Generation.time:type_name -> google.protobuf.Timestamp
-	5, // 4: fabric.v1.Problems.problems:type_name -> fabric.v1.Problem
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	8, // 0: fabric.v1.ChangeResult.elapsed:type_name -> google.protobuf.Duration
+	8, // 1: fabric.v1.PeerConfig.keepalive:type_name -> google.protobuf.Duration
+	8, // 2: fabric.v1.PeerConfig.hold:type_name -> google.protobuf.Duration
+	3, // 3: fabric.v1.PeerConfig.bfd:type_name -> fabric.v1.PeerBfdConfig
+	8, // 4: fabric.v1.PeerBfdConfig.interval:type_name -> google.protobuf.Duration
+	9, // 5: fabric.v1.Generation.time:type_name -> google.protobuf.Timestamp
+	6, // 6: fabric.v1.Problems.problems:type_name -> fabric.v1.Problem
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_fabric_v1_change_proto_init() }
@@ -865,7 +968,7 @@ func file_fabric_v1_change_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fabric_v1_change_proto_rawDesc), len(file_fabric_v1_change_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -520,7 +520,9 @@ func (x *ListVrfsResponse) GetVrfs() []*Vrf {
 
 // ListTunnelsRequest asks for the tunnels.
 type ListTunnelsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only the tunnel of this name or device, or all to this gateway; "" for all. NOT_FOUND where there is none.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -553,6 +555,13 @@ func (x *ListTunnelsRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ListTunnelsRequest.ProtoReflect.Descriptor instead.
 func (*ListTunnelsRequest) Descriptor() ([]byte, []int) {
 	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ListTunnelsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
 }
 
 // ListTunnelsResponse is the answer of ListTunnels.
@@ -601,6 +610,401 @@ func (x *ListTunnelsResponse) GetTunnels() []*Tunnel {
 	return nil
 }
 
+// WatchTunnelsRequest asks for tunnels and their changes.
+type WatchTunnelsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only the tunnel of this name or device, or all to this gateway; "" for all. NOT_FOUND where there is none.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchTunnelsRequest) Reset() {
+	*x = WatchTunnelsRequest{}
+	mi := &file_fabric_v1_fabric_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchTunnelsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchTunnelsRequest) ProtoMessage() {}
+
+func (x *WatchTunnelsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fabric_v1_fabric_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchTunnelsRequest.ProtoReflect.Descriptor instead.
+func (*WatchTunnelsRequest) Descriptor() ([]byte, []int) {
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *WatchTunnelsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// WatchTunnelsResponse is one event of WatchTunnels.
+type WatchTunnelsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What happened.
+	Kind EventKind `protobuf:"varint,1,opt,name=kind,proto3,enum=fabric.v1.EventKind" json:"kind,omitempty"`
+	// The tunnel as it is now, or was last.
+	Tunnel        *Tunnel `protobuf:"bytes,2,opt,name=tunnel,proto3" json:"tunnel,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchTunnelsResponse) Reset() {
+	*x = WatchTunnelsResponse{}
+	mi := &file_fabric_v1_fabric_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchTunnelsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchTunnelsResponse) ProtoMessage() {}
+
+func (x *WatchTunnelsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fabric_v1_fabric_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchTunnelsResponse.ProtoReflect.Descriptor instead.
+func (*WatchTunnelsResponse) Descriptor() ([]byte, []int) {
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *WatchTunnelsResponse) GetKind() EventKind {
+	if x != nil {
+		return x.Kind
+	}
+	return EventKind_EVENT_KIND_UNSPECIFIED
+}
+
+func (x *WatchTunnelsResponse) GetTunnel() *Tunnel {
+	if x != nil {
+		return x.Tunnel
+	}
+	return nil
+}
+
+// DrainTunnelRequest asks to take traffic off a tunnel.
+type DrainTunnelRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or device of the tunnel; a gateway, where only one tunnel leads there.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Drain it also where it is the only one that is up: its traffic then stays on it until another is up.
+	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainTunnelRequest) Reset() {
+	*x = DrainTunnelRequest{}
+	mi := &file_fabric_v1_fabric_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainTunnelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainTunnelRequest) ProtoMessage() {}
+
+func (x *DrainTunnelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fabric_v1_fabric_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainTunnelRequest.ProtoReflect.Descriptor instead.
+func (*DrainTunnelRequest) Descriptor() ([]byte, []int) {
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *DrainTunnelRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DrainTunnelRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+// DrainTunnelResponse is the answer of DrainTunnel.
+type DrainTunnelResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was done.
+	Result        *TunnelChange `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainTunnelResponse) Reset() {
+	*x = DrainTunnelResponse{}
+	mi := &file_fabric_v1_fabric_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainTunnelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainTunnelResponse) ProtoMessage() {}
+
+func (x *DrainTunnelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fabric_v1_fabric_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainTunnelResponse.ProtoReflect.Descriptor instead.
+func (*DrainTunnelResponse) Descriptor() ([]byte, []int) {
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *DrainTunnelResponse) GetResult() *TunnelChange {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+// UndrainTunnelRequest asks to let traffic use a tunnel again.
+type UndrainTunnelRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or device of the tunnel; a gateway, where only one tunnel leads there.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndrainTunnelRequest) Reset() {
+	*x = UndrainTunnelRequest{}
+	mi := &file_fabric_v1_fabric_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndrainTunnelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndrainTunnelRequest) ProtoMessage() {}
+
+func (x *UndrainTunnelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fabric_v1_fabric_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndrainTunnelRequest.ProtoReflect.Descriptor instead.
+func (*UndrainTunnelRequest) Descriptor() ([]byte, []int) {
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *UndrainTunnelRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// UndrainTunnelResponse is the answer of UndrainTunnel.
+type UndrainTunnelResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was done.
+	Result        *TunnelChange `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndrainTunnelResponse) Reset() {
+	*x = UndrainTunnelResponse{}
+	mi := &file_fabric_v1_fabric_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndrainTunnelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndrainTunnelResponse) ProtoMessage() {}
+
+func (x *UndrainTunnelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fabric_v1_fabric_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndrainTunnelResponse.ProtoReflect.Descriptor instead.
+func (*UndrainTunnelResponse) Descriptor() ([]byte, []int) {
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *UndrainTunnelResponse) GetResult() *TunnelChange {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+// ListBfdSessionsRequest asks for BFD sessions.
+type ListBfdSessionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only sessions of peers in this VRF; "" for all, those of tunnels included.
+	Vrf string `protobuf:"bytes,1,opt,name=vrf,proto3" json:"vrf,omitempty"`
+	// Only the session of this name, tunnel device or peer; "" for all. NOT_FOUND where there is none.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBfdSessionsRequest) Reset() {
+	*x = ListBfdSessionsRequest{}
+	mi := &file_fabric_v1_fabric_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBfdSessionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBfdSessionsRequest) ProtoMessage() {}
+
+func (x *ListBfdSessionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fabric_v1_fabric_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBfdSessionsRequest.ProtoReflect.Descriptor instead.
+func (*ListBfdSessionsRequest) Descriptor() ([]byte, []int) {
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ListBfdSessionsRequest) GetVrf() string {
+	if x != nil {
+		return x.Vrf
+	}
+	return ""
+}
+
+func (x *ListBfdSessionsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// ListBfdSessionsResponse is the answer of ListBfdSessions.
+type ListBfdSessionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The sessions, those of tunnels first.
+	Sessions      []*BfdSession `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBfdSessionsResponse) Reset() {
+	*x = ListBfdSessionsResponse{}
+	mi := &file_fabric_v1_fabric_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBfdSessionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBfdSessionsResponse) ProtoMessage() {}
+
+func (x *ListBfdSessionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fabric_v1_fabric_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBfdSessionsResponse.ProtoReflect.Descriptor instead.
+func (*ListBfdSessionsResponse) Descriptor() ([]byte, []int) {
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ListBfdSessionsResponse) GetSessions() []*BfdSession {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
 // ListCloudsRequest asks for the VPC tables.
 type ListCloudsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -610,7 +1014,7 @@ type ListCloudsRequest struct {
 
 func (x *ListCloudsRequest) Reset() {
 	*x = ListCloudsRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[12]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -622,7 +1026,7 @@ func (x *ListCloudsRequest) String() string {
 func (*ListCloudsRequest) ProtoMessage() {}
 
 func (x *ListCloudsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[12]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -635,7 +1039,7 @@ func (x *ListCloudsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCloudsRequest.ProtoReflect.Descriptor instead.
 func (*ListCloudsRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{12}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{20}
 }
 
 // ListCloudsResponse is the answer of ListClouds.
@@ -649,7 +1053,7 @@ type ListCloudsResponse struct {
 
 func (x *ListCloudsResponse) Reset() {
 	*x = ListCloudsResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[13]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -661,7 +1065,7 @@ func (x *ListCloudsResponse) String() string {
 func (*ListCloudsResponse) ProtoMessage() {}
 
 func (x *ListCloudsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[13]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -674,7 +1078,7 @@ func (x *ListCloudsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCloudsResponse.ProtoReflect.Descriptor instead.
 func (*ListCloudsResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{13}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListCloudsResponse) GetClouds() []*Cloud {
@@ -695,7 +1099,7 @@ type ListPeersRequest struct {
 
 func (x *ListPeersRequest) Reset() {
 	*x = ListPeersRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[14]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -707,7 +1111,7 @@ func (x *ListPeersRequest) String() string {
 func (*ListPeersRequest) ProtoMessage() {}
 
 func (x *ListPeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[14]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -720,7 +1124,7 @@ func (x *ListPeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPeersRequest.ProtoReflect.Descriptor instead.
 func (*ListPeersRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{14}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListPeersRequest) GetVrf() string {
@@ -741,7 +1145,7 @@ type ListPeersResponse struct {
 
 func (x *ListPeersResponse) Reset() {
 	*x = ListPeersResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[15]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -753,7 +1157,7 @@ func (x *ListPeersResponse) String() string {
 func (*ListPeersResponse) ProtoMessage() {}
 
 func (x *ListPeersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[15]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -766,7 +1170,7 @@ func (x *ListPeersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPeersResponse.ProtoReflect.Descriptor instead.
 func (*ListPeersResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{15}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListPeersResponse) GetPeers() []*Peer {
@@ -789,7 +1193,7 @@ type GetPeerRequest struct {
 
 func (x *GetPeerRequest) Reset() {
 	*x = GetPeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[16]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +1205,7 @@ func (x *GetPeerRequest) String() string {
 func (*GetPeerRequest) ProtoMessage() {}
 
 func (x *GetPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[16]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +1218,7 @@ func (x *GetPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPeerRequest.ProtoReflect.Descriptor instead.
 func (*GetPeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{16}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetPeerRequest) GetVrf() string {
@@ -844,7 +1248,7 @@ type GetPeerResponse struct {
 
 func (x *GetPeerResponse) Reset() {
 	*x = GetPeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[17]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +1260,7 @@ func (x *GetPeerResponse) String() string {
 func (*GetPeerResponse) ProtoMessage() {}
 
 func (x *GetPeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[17]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +1273,7 @@ func (x *GetPeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPeerResponse.ProtoReflect.Descriptor instead.
 func (*GetPeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{17}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetPeerResponse) GetPeer() *Peer {
@@ -901,7 +1305,7 @@ type AddPeerRequest struct {
 
 func (x *AddPeerRequest) Reset() {
 	*x = AddPeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[18]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -913,7 +1317,7 @@ func (x *AddPeerRequest) String() string {
 func (*AddPeerRequest) ProtoMessage() {}
 
 func (x *AddPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[18]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -926,7 +1330,7 @@ func (x *AddPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPeerRequest.ProtoReflect.Descriptor instead.
 func (*AddPeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{18}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AddPeerRequest) GetVrf() string {
@@ -961,7 +1365,7 @@ type AddPeerResponse struct {
 
 func (x *AddPeerResponse) Reset() {
 	*x = AddPeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[19]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -973,7 +1377,7 @@ func (x *AddPeerResponse) String() string {
 func (*AddPeerResponse) ProtoMessage() {}
 
 func (x *AddPeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[19]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -986,7 +1390,7 @@ func (x *AddPeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPeerResponse.ProtoReflect.Descriptor instead.
 func (*AddPeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{19}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AddPeerResponse) GetResult() *ChangeResult {
@@ -1011,7 +1415,7 @@ type DeletePeerRequest struct {
 
 func (x *DeletePeerRequest) Reset() {
 	*x = DeletePeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[20]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1023,7 +1427,7 @@ func (x *DeletePeerRequest) String() string {
 func (*DeletePeerRequest) ProtoMessage() {}
 
 func (x *DeletePeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[20]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1036,7 +1440,7 @@ func (x *DeletePeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePeerRequest.ProtoReflect.Descriptor instead.
 func (*DeletePeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{20}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DeletePeerRequest) GetVrf() string {
@@ -1071,7 +1475,7 @@ type DeletePeerResponse struct {
 
 func (x *DeletePeerResponse) Reset() {
 	*x = DeletePeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[21]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1083,7 +1487,7 @@ func (x *DeletePeerResponse) String() string {
 func (*DeletePeerResponse) ProtoMessage() {}
 
 func (x *DeletePeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[21]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1096,7 +1500,7 @@ func (x *DeletePeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePeerResponse.ProtoReflect.Descriptor instead.
 func (*DeletePeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{21}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DeletePeerResponse) GetResult() *ChangeResult {
@@ -1121,7 +1525,7 @@ type EnablePeerRequest struct {
 
 func (x *EnablePeerRequest) Reset() {
 	*x = EnablePeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[22]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1133,7 +1537,7 @@ func (x *EnablePeerRequest) String() string {
 func (*EnablePeerRequest) ProtoMessage() {}
 
 func (x *EnablePeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[22]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1146,7 +1550,7 @@ func (x *EnablePeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnablePeerRequest.ProtoReflect.Descriptor instead.
 func (*EnablePeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{22}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *EnablePeerRequest) GetVrf() string {
@@ -1181,7 +1585,7 @@ type EnablePeerResponse struct {
 
 func (x *EnablePeerResponse) Reset() {
 	*x = EnablePeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[23]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1193,7 +1597,7 @@ func (x *EnablePeerResponse) String() string {
 func (*EnablePeerResponse) ProtoMessage() {}
 
 func (x *EnablePeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[23]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1206,7 +1610,7 @@ func (x *EnablePeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnablePeerResponse.ProtoReflect.Descriptor instead.
 func (*EnablePeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{23}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *EnablePeerResponse) GetResult() *ChangeResult {
@@ -1231,7 +1635,7 @@ type DisablePeerRequest struct {
 
 func (x *DisablePeerRequest) Reset() {
 	*x = DisablePeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[24]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1647,7 @@ func (x *DisablePeerRequest) String() string {
 func (*DisablePeerRequest) ProtoMessage() {}
 
 func (x *DisablePeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[24]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1660,7 @@ func (x *DisablePeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisablePeerRequest.ProtoReflect.Descriptor instead.
 func (*DisablePeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{24}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DisablePeerRequest) GetVrf() string {
@@ -1291,7 +1695,7 @@ type DisablePeerResponse struct {
 
 func (x *DisablePeerResponse) Reset() {
 	*x = DisablePeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[25]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1707,7 @@ func (x *DisablePeerResponse) String() string {
 func (*DisablePeerResponse) ProtoMessage() {}
 
 func (x *DisablePeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[25]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1720,7 @@ func (x *DisablePeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisablePeerResponse.ProtoReflect.Descriptor instead.
 func (*DisablePeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{25}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DisablePeerResponse) GetResult() *ChangeResult {
@@ -1341,7 +1745,7 @@ type ResetPeerRequest struct {
 
 func (x *ResetPeerRequest) Reset() {
 	*x = ResetPeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[26]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1353,7 +1757,7 @@ func (x *ResetPeerRequest) String() string {
 func (*ResetPeerRequest) ProtoMessage() {}
 
 func (x *ResetPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[26]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1366,7 +1770,7 @@ func (x *ResetPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetPeerRequest.ProtoReflect.Descriptor instead.
 func (*ResetPeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{26}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ResetPeerRequest) GetVrf() string {
@@ -1403,7 +1807,7 @@ type ResetPeerResponse struct {
 
 func (x *ResetPeerResponse) Reset() {
 	*x = ResetPeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[27]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1415,7 +1819,7 @@ func (x *ResetPeerResponse) String() string {
 func (*ResetPeerResponse) ProtoMessage() {}
 
 func (x *ResetPeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[27]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1428,7 +1832,7 @@ func (x *ResetPeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetPeerResponse.ProtoReflect.Descriptor instead.
 func (*ResetPeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{27}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ResetPeerResponse) GetVrf() string {
@@ -1456,7 +1860,7 @@ type ListPrefixesRequest struct {
 
 func (x *ListPrefixesRequest) Reset() {
 	*x = ListPrefixesRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[28]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +1872,7 @@ func (x *ListPrefixesRequest) String() string {
 func (*ListPrefixesRequest) ProtoMessage() {}
 
 func (x *ListPrefixesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[28]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1481,7 +1885,7 @@ func (x *ListPrefixesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPrefixesRequest.ProtoReflect.Descriptor instead.
 func (*ListPrefixesRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{28}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListPrefixesRequest) GetVrf() string {
@@ -1502,7 +1906,7 @@ type ListPrefixesResponse struct {
 
 func (x *ListPrefixesResponse) Reset() {
 	*x = ListPrefixesResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[29]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1514,7 +1918,7 @@ func (x *ListPrefixesResponse) String() string {
 func (*ListPrefixesResponse) ProtoMessage() {}
 
 func (x *ListPrefixesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[29]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1527,7 +1931,7 @@ func (x *ListPrefixesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPrefixesResponse.ProtoReflect.Descriptor instead.
 func (*ListPrefixesResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{29}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListPrefixesResponse) GetPrefixes() []*Prefix {
@@ -1550,7 +1954,7 @@ type GetPrefixRequest struct {
 
 func (x *GetPrefixRequest) Reset() {
 	*x = GetPrefixRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[30]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1966,7 @@ func (x *GetPrefixRequest) String() string {
 func (*GetPrefixRequest) ProtoMessage() {}
 
 func (x *GetPrefixRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[30]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1979,7 @@ func (x *GetPrefixRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPrefixRequest.ProtoReflect.Descriptor instead.
 func (*GetPrefixRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{30}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetPrefixRequest) GetVrf() string {
@@ -1605,7 +2009,7 @@ type GetPrefixResponse struct {
 
 func (x *GetPrefixResponse) Reset() {
 	*x = GetPrefixResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[31]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1617,7 +2021,7 @@ func (x *GetPrefixResponse) String() string {
 func (*GetPrefixResponse) ProtoMessage() {}
 
 func (x *GetPrefixResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[31]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1630,7 +2034,7 @@ func (x *GetPrefixResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPrefixResponse.ProtoReflect.Descriptor instead.
 func (*GetPrefixResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{31}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GetPrefixResponse) GetPrefix() *Prefix {
@@ -1662,7 +2066,7 @@ type AddPrefixRequest struct {
 
 func (x *AddPrefixRequest) Reset() {
 	*x = AddPrefixRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[32]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1674,7 +2078,7 @@ func (x *AddPrefixRequest) String() string {
 func (*AddPrefixRequest) ProtoMessage() {}
 
 func (x *AddPrefixRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[32]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1687,7 +2091,7 @@ func (x *AddPrefixRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPrefixRequest.ProtoReflect.Descriptor instead.
 func (*AddPrefixRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{32}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AddPrefixRequest) GetVrf() string {
@@ -1722,7 +2126,7 @@ type AddPrefixResponse struct {
 
 func (x *AddPrefixResponse) Reset() {
 	*x = AddPrefixResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[33]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1734,7 +2138,7 @@ func (x *AddPrefixResponse) String() string {
 func (*AddPrefixResponse) ProtoMessage() {}
 
 func (x *AddPrefixResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[33]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1747,7 +2151,7 @@ func (x *AddPrefixResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPrefixResponse.ProtoReflect.Descriptor instead.
 func (*AddPrefixResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{33}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *AddPrefixResponse) GetResult() *ChangeResult {
@@ -1772,7 +2176,7 @@ type DeletePrefixRequest struct {
 
 func (x *DeletePrefixRequest) Reset() {
 	*x = DeletePrefixRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[34]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1784,7 +2188,7 @@ func (x *DeletePrefixRequest) String() string {
 func (*DeletePrefixRequest) ProtoMessage() {}
 
 func (x *DeletePrefixRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[34]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1797,7 +2201,7 @@ func (x *DeletePrefixRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePrefixRequest.ProtoReflect.Descriptor instead.
 func (*DeletePrefixRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{34}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DeletePrefixRequest) GetVrf() string {
@@ -1832,7 +2236,7 @@ type DeletePrefixResponse struct {
 
 func (x *DeletePrefixResponse) Reset() {
 	*x = DeletePrefixResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[35]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1844,7 +2248,7 @@ func (x *DeletePrefixResponse) String() string {
 func (*DeletePrefixResponse) ProtoMessage() {}
 
 func (x *DeletePrefixResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[35]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1857,7 +2261,7 @@ func (x *DeletePrefixResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePrefixResponse.ProtoReflect.Descriptor instead.
 func (*DeletePrefixResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{35}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DeletePrefixResponse) GetResult() *ChangeResult {
@@ -1878,7 +2282,7 @@ type WatchPrefixesRequest struct {
 
 func (x *WatchPrefixesRequest) Reset() {
 	*x = WatchPrefixesRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[36]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1890,7 +2294,7 @@ func (x *WatchPrefixesRequest) String() string {
 func (*WatchPrefixesRequest) ProtoMessage() {}
 
 func (x *WatchPrefixesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[36]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1903,7 +2307,7 @@ func (x *WatchPrefixesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPrefixesRequest.ProtoReflect.Descriptor instead.
 func (*WatchPrefixesRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{36}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *WatchPrefixesRequest) GetVrf() string {
@@ -1926,7 +2330,7 @@ type WatchPrefixesResponse struct {
 
 func (x *WatchPrefixesResponse) Reset() {
 	*x = WatchPrefixesResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[37]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1938,7 +2342,7 @@ func (x *WatchPrefixesResponse) String() string {
 func (*WatchPrefixesResponse) ProtoMessage() {}
 
 func (x *WatchPrefixesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[37]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1951,7 +2355,7 @@ func (x *WatchPrefixesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPrefixesResponse.ProtoReflect.Descriptor instead.
 func (*WatchPrefixesResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{37}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *WatchPrefixesResponse) GetKind() EventKind {
@@ -1983,7 +2387,7 @@ type ListRoutesRequest struct {
 
 func (x *ListRoutesRequest) Reset() {
 	*x = ListRoutesRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[38]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1995,7 +2399,7 @@ func (x *ListRoutesRequest) String() string {
 func (*ListRoutesRequest) ProtoMessage() {}
 
 func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[38]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2008,7 +2412,7 @@ func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutesRequest.ProtoReflect.Descriptor instead.
 func (*ListRoutesRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{38}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListRoutesRequest) GetVrf() string {
@@ -2043,7 +2447,7 @@ type ListRoutesResponse struct {
 
 func (x *ListRoutesResponse) Reset() {
 	*x = ListRoutesResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[39]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2055,7 +2459,7 @@ func (x *ListRoutesResponse) String() string {
 func (*ListRoutesResponse) ProtoMessage() {}
 
 func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[39]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2068,7 +2472,7 @@ func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutesResponse.ProtoReflect.Descriptor instead.
 func (*ListRoutesResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{39}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListRoutesResponse) GetRoutes() []*Route {
@@ -2091,7 +2495,7 @@ type GetRouteRequest struct {
 
 func (x *GetRouteRequest) Reset() {
 	*x = GetRouteRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[40]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2103,7 +2507,7 @@ func (x *GetRouteRequest) String() string {
 func (*GetRouteRequest) ProtoMessage() {}
 
 func (x *GetRouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[40]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2116,7 +2520,7 @@ func (x *GetRouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRouteRequest.ProtoReflect.Descriptor instead.
 func (*GetRouteRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{40}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetRouteRequest) GetVrf() string {
@@ -2144,7 +2548,7 @@ type GetRouteResponse struct {
 
 func (x *GetRouteResponse) Reset() {
 	*x = GetRouteResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[41]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2156,7 +2560,7 @@ func (x *GetRouteResponse) String() string {
 func (*GetRouteResponse) ProtoMessage() {}
 
 func (x *GetRouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[41]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2169,7 +2573,7 @@ func (x *GetRouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRouteResponse.ProtoReflect.Descriptor instead.
 func (*GetRouteResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{41}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetRouteResponse) GetRoute() *Route {
@@ -2192,7 +2596,7 @@ type ExplainRouteRequest struct {
 
 func (x *ExplainRouteRequest) Reset() {
 	*x = ExplainRouteRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[42]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2204,7 +2608,7 @@ func (x *ExplainRouteRequest) String() string {
 func (*ExplainRouteRequest) ProtoMessage() {}
 
 func (x *ExplainRouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[42]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2217,7 +2621,7 @@ func (x *ExplainRouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRouteRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRouteRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{42}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ExplainRouteRequest) GetVrf() string {
@@ -2255,7 +2659,7 @@ type ExplainRouteResponse struct {
 
 func (x *ExplainRouteResponse) Reset() {
 	*x = ExplainRouteResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[43]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2267,7 +2671,7 @@ func (x *ExplainRouteResponse) String() string {
 func (*ExplainRouteResponse) ProtoMessage() {}
 
 func (x *ExplainRouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[43]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2280,7 +2684,7 @@ func (x *ExplainRouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRouteResponse.ProtoReflect.Descriptor instead.
 func (*ExplainRouteResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{43}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ExplainRouteResponse) GetVrf() string {
@@ -2336,7 +2740,7 @@ type WatchRoutesRequest struct {
 
 func (x *WatchRoutesRequest) Reset() {
 	*x = WatchRoutesRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[44]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2348,7 +2752,7 @@ func (x *WatchRoutesRequest) String() string {
 func (*WatchRoutesRequest) ProtoMessage() {}
 
 func (x *WatchRoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[44]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2361,7 +2765,7 @@ func (x *WatchRoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRoutesRequest.ProtoReflect.Descriptor instead.
 func (*WatchRoutesRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{44}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *WatchRoutesRequest) GetVrf() string {
@@ -2384,7 +2788,7 @@ type WatchRoutesResponse struct {
 
 func (x *WatchRoutesResponse) Reset() {
 	*x = WatchRoutesResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[45]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2396,7 +2800,7 @@ func (x *WatchRoutesResponse) String() string {
 func (*WatchRoutesResponse) ProtoMessage() {}
 
 func (x *WatchRoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[45]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2409,7 +2813,7 @@ func (x *WatchRoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRoutesResponse.ProtoReflect.Descriptor instead.
 func (*WatchRoutesResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{45}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *WatchRoutesResponse) GetKind() EventKind {
@@ -2437,7 +2841,7 @@ type GetConfigRequest struct {
 
 func (x *GetConfigRequest) Reset() {
 	*x = GetConfigRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[46]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2449,7 +2853,7 @@ func (x *GetConfigRequest) String() string {
 func (*GetConfigRequest) ProtoMessage() {}
 
 func (x *GetConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[46]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2462,7 +2866,7 @@ func (x *GetConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigRequest.ProtoReflect.Descriptor instead.
 func (*GetConfigRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{46}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *GetConfigRequest) GetGeneration() uint64 {
@@ -2485,7 +2889,7 @@ type GetConfigResponse struct {
 
 func (x *GetConfigResponse) Reset() {
 	*x = GetConfigResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[47]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2497,7 +2901,7 @@ func (x *GetConfigResponse) String() string {
 func (*GetConfigResponse) ProtoMessage() {}
 
 func (x *GetConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[47]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2510,7 +2914,7 @@ func (x *GetConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigResponse.ProtoReflect.Descriptor instead.
 func (*GetConfigResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{47}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *GetConfigResponse) GetGeneration() *Generation {
@@ -2540,7 +2944,7 @@ type DiffConfigRequest struct {
 
 func (x *DiffConfigRequest) Reset() {
 	*x = DiffConfigRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[48]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2552,7 +2956,7 @@ func (x *DiffConfigRequest) String() string {
 func (*DiffConfigRequest) ProtoMessage() {}
 
 func (x *DiffConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[48]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2565,7 +2969,7 @@ func (x *DiffConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffConfigRequest.ProtoReflect.Descriptor instead.
 func (*DiffConfigRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{48}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *DiffConfigRequest) GetFrom() uint64 {
@@ -2593,7 +2997,7 @@ type DiffConfigResponse struct {
 
 func (x *DiffConfigResponse) Reset() {
 	*x = DiffConfigResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[49]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2605,7 +3009,7 @@ func (x *DiffConfigResponse) String() string {
 func (*DiffConfigResponse) ProtoMessage() {}
 
 func (x *DiffConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[49]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2618,7 +3022,7 @@ func (x *DiffConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffConfigResponse.ProtoReflect.Descriptor instead.
 func (*DiffConfigResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{49}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *DiffConfigResponse) GetDiff() string {
@@ -2639,7 +3043,7 @@ type ListGenerationsRequest struct {
 
 func (x *ListGenerationsRequest) Reset() {
 	*x = ListGenerationsRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[50]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2651,7 +3055,7 @@ func (x *ListGenerationsRequest) String() string {
 func (*ListGenerationsRequest) ProtoMessage() {}
 
 func (x *ListGenerationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[50]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2664,7 +3068,7 @@ func (x *ListGenerationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGenerationsRequest.ProtoReflect.Descriptor instead.
 func (*ListGenerationsRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{50}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ListGenerationsRequest) GetLimit() uint32 {
@@ -2689,7 +3093,7 @@ type ListGenerationsResponse struct {
 
 func (x *ListGenerationsResponse) Reset() {
 	*x = ListGenerationsResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[51]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2701,7 +3105,7 @@ func (x *ListGenerationsResponse) String() string {
 func (*ListGenerationsResponse) ProtoMessage() {}
 
 func (x *ListGenerationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[51]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2714,7 +3118,7 @@ func (x *ListGenerationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGenerationsResponse.ProtoReflect.Descriptor instead.
 func (*ListGenerationsResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{51}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ListGenerationsResponse) GetGenerations() []*Generation {
@@ -2751,7 +3155,7 @@ type RollbackConfigRequest struct {
 
 func (x *RollbackConfigRequest) Reset() {
 	*x = RollbackConfigRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[52]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2763,7 +3167,7 @@ func (x *RollbackConfigRequest) String() string {
 func (*RollbackConfigRequest) ProtoMessage() {}
 
 func (x *RollbackConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[52]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2776,7 +3180,7 @@ func (x *RollbackConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackConfigRequest.ProtoReflect.Descriptor instead.
 func (*RollbackConfigRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{52}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *RollbackConfigRequest) GetGeneration() uint64 {
@@ -2804,7 +3208,7 @@ type RollbackConfigResponse struct {
 
 func (x *RollbackConfigResponse) Reset() {
 	*x = RollbackConfigResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[53]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2816,7 +3220,7 @@ func (x *RollbackConfigResponse) String() string {
 func (*RollbackConfigResponse) ProtoMessage() {}
 
 func (x *RollbackConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[53]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2829,7 +3233,7 @@ func (x *RollbackConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackConfigResponse.ProtoReflect.Descriptor instead.
 func (*RollbackConfigResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{53}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *RollbackConfigResponse) GetResult() *ChangeResult {
@@ -2850,7 +3254,7 @@ type RebaseConfigRequest struct {
 
 func (x *RebaseConfigRequest) Reset() {
 	*x = RebaseConfigRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[54]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2862,7 +3266,7 @@ func (x *RebaseConfigRequest) String() string {
 func (*RebaseConfigRequest) ProtoMessage() {}
 
 func (x *RebaseConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[54]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2875,7 +3279,7 @@ func (x *RebaseConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebaseConfigRequest.ProtoReflect.Descriptor instead.
 func (*RebaseConfigRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{54}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *RebaseConfigRequest) GetOptions() *ChangeOptions {
@@ -2896,7 +3300,7 @@ type RebaseConfigResponse struct {
 
 func (x *RebaseConfigResponse) Reset() {
 	*x = RebaseConfigResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[55]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2908,7 +3312,7 @@ func (x *RebaseConfigResponse) String() string {
 func (*RebaseConfigResponse) ProtoMessage() {}
 
 func (x *RebaseConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[55]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2921,7 +3325,7 @@ func (x *RebaseConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebaseConfigResponse.ProtoReflect.Descriptor instead.
 func (*RebaseConfigResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{55}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *RebaseConfigResponse) GetResult() *ChangeResult {
@@ -2952,10 +3356,30 @@ const file_fabric_v1_fabric_proto_rawDesc = "" +
 	"\x06result\x18\x01 \x01(\v2\x17.fabric.v1.ChangeResultR\x06result\"\x11\n" +
 	"\x0fListVrfsRequest\"6\n" +
 	"\x10ListVrfsResponse\x12\"\n" +
-	"\x04vrfs\x18\x01 \x03(\v2\x0e.fabric.v1.VrfR\x04vrfs\"\x14\n" +
-	"\x12ListTunnelsRequest\"B\n" +
+	"\x04vrfs\x18\x01 \x03(\v2\x0e.fabric.v1.VrfR\x04vrfs\"(\n" +
+	"\x12ListTunnelsRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"B\n" +
 	"\x13ListTunnelsResponse\x12+\n" +
-	"\atunnels\x18\x01 \x03(\v2\x11.fabric.v1.TunnelR\atunnels\"\x13\n" +
+	"\atunnels\x18\x01 \x03(\v2\x11.fabric.v1.TunnelR\atunnels\")\n" +
+	"\x13WatchTunnelsRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"k\n" +
+	"\x14WatchTunnelsResponse\x12(\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x14.fabric.v1.EventKindR\x04kind\x12)\n" +
+	"\x06tunnel\x18\x02 \x01(\v2\x11.fabric.v1.TunnelR\x06tunnel\">\n" +
+	"\x12DrainTunnelRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"F\n" +
+	"\x13DrainTunnelResponse\x12/\n" +
+	"\x06result\x18\x01 \x01(\v2\x17.fabric.v1.TunnelChangeR\x06result\"*\n" +
+	"\x14UndrainTunnelRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"H\n" +
+	"\x15UndrainTunnelResponse\x12/\n" +
+	"\x06result\x18\x01 \x01(\v2\x17.fabric.v1.TunnelChangeR\x06result\">\n" +
+	"\x16ListBfdSessionsRequest\x12\x10\n" +
+	"\x03vrf\x18\x01 \x01(\tR\x03vrf\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"L\n" +
+	"\x17ListBfdSessionsResponse\x121\n" +
+	"\bsessions\x18\x01 \x03(\v2\x15.fabric.v1.BfdSessionR\bsessions\"\x13\n" +
 	"\x11ListCloudsRequest\">\n" +
 	"\x12ListCloudsResponse\x12(\n" +
 	"\x06clouds\x18\x01 \x03(\v2\x10.fabric.v1.CloudR\x06clouds\"$\n" +
@@ -3090,7 +3514,7 @@ const file_fabric_v1_fabric_proto_rawDesc = "" +
 	"\x16EVENT_KIND_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10EVENT_KIND_ADDED\x10\x01\x12\x16\n" +
 	"\x12EVENT_KIND_CHANGED\x10\x02\x12\x18\n" +
-	"\x14EVENT_KIND_WITHDRAWN\x10\x032\xda\x10\n" +
+	"\x14EVENT_KIND_WITHDRAWN\x10\x032\xa9\x13\n" +
 	"\rFabricService\x12I\n" +
 	"\n" +
 	"GetVersion\x12\x1c.fabric.v1.GetVersionRequest\x1a\x1d.fabric.v1.GetVersionResponse\x12@\n" +
@@ -3098,7 +3522,11 @@ const file_fabric_v1_fabric_proto_rawDesc = "" +
 	"\tDrainSite\x12\x1b.fabric.v1.DrainSiteRequest\x1a\x1c.fabric.v1.DrainSiteResponse\x12L\n" +
 	"\vUndrainSite\x12\x1d.fabric.v1.UndrainSiteRequest\x1a\x1e.fabric.v1.UndrainSiteResponse\x12C\n" +
 	"\bListVrfs\x12\x1a.fabric.v1.ListVrfsRequest\x1a\x1b.fabric.v1.ListVrfsResponse\x12L\n" +
-	"\vListTunnels\x12\x1d.fabric.v1.ListTunnelsRequest\x1a\x1e.fabric.v1.ListTunnelsResponse\x12I\n" +
+	"\vListTunnels\x12\x1d.fabric.v1.ListTunnelsRequest\x1a\x1e.fabric.v1.ListTunnelsResponse\x12Q\n" +
+	"\fWatchTunnels\x12\x1e.fabric.v1.WatchTunnelsRequest\x1a\x1f.fabric.v1.WatchTunnelsResponse0\x01\x12L\n" +
+	"\vDrainTunnel\x12\x1d.fabric.v1.DrainTunnelRequest\x1a\x1e.fabric.v1.DrainTunnelResponse\x12R\n" +
+	"\rUndrainTunnel\x12\x1f.fabric.v1.UndrainTunnelRequest\x1a .fabric.v1.UndrainTunnelResponse\x12X\n" +
+	"\x0fListBfdSessions\x12!.fabric.v1.ListBfdSessionsRequest\x1a\".fabric.v1.ListBfdSessionsResponse\x12I\n" +
 	"\n" +
 	"ListClouds\x12\x1c.fabric.v1.ListCloudsRequest\x1a\x1d.fabric.v1.ListCloudsResponse\x12F\n" +
 	"\tListPeers\x12\x1b.fabric.v1.ListPeersRequest\x1a\x1c.fabric.v1.ListPeersResponse\x12@\n" +
@@ -3140,7 +3568,7 @@ func file_fabric_v1_fabric_proto_rawDescGZIP() []byte {
 }
 
 var file_fabric_v1_fabric_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_fabric_v1_fabric_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_fabric_v1_fabric_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_fabric_v1_fabric_proto_goTypes = []any{
 	(EventKind)(0),                  // 0: fabric.v1.EventKind
 	(*GetVersionRequest)(nil),       // 1: fabric.v1.GetVersionRequest
@@ -3155,168 +3583,191 @@ var file_fabric_v1_fabric_proto_goTypes = []any{
 	(*ListVrfsResponse)(nil),        // 10: fabric.v1.ListVrfsResponse
 	(*ListTunnelsRequest)(nil),      // 11: fabric.v1.ListTunnelsRequest
 	(*ListTunnelsResponse)(nil),     // 12: fabric.v1.ListTunnelsResponse
-	(*ListCloudsRequest)(nil),       // 13: fabric.v1.ListCloudsRequest
-	(*ListCloudsResponse)(nil),      // 14: fabric.v1.ListCloudsResponse
-	(*ListPeersRequest)(nil),        // 15: fabric.v1.ListPeersRequest
-	(*ListPeersResponse)(nil),       // 16: fabric.v1.ListPeersResponse
-	(*GetPeerRequest)(nil),          // 17: fabric.v1.GetPeerRequest
-	(*GetPeerResponse)(nil),         // 18: fabric.v1.GetPeerResponse
-	(*AddPeerRequest)(nil),          // 19: fabric.v1.AddPeerRequest
-	(*AddPeerResponse)(nil),         // 20: fabric.v1.AddPeerResponse
-	(*DeletePeerRequest)(nil),       // 21: fabric.v1.DeletePeerRequest
-	(*DeletePeerResponse)(nil),      // 22: fabric.v1.DeletePeerResponse
-	(*EnablePeerRequest)(nil),       // 23: fabric.v1.EnablePeerRequest
-	(*EnablePeerResponse)(nil),      // 24: fabric.v1.EnablePeerResponse
-	(*DisablePeerRequest)(nil),      // 25: fabric.v1.DisablePeerRequest
-	(*DisablePeerResponse)(nil),     // 26: fabric.v1.DisablePeerResponse
-	(*ResetPeerRequest)(nil),        // 27: fabric.v1.ResetPeerRequest
-	(*ResetPeerResponse)(nil),       // 28: fabric.v1.ResetPeerResponse
-	(*ListPrefixesRequest)(nil),     // 29: fabric.v1.ListPrefixesRequest
-	(*ListPrefixesResponse)(nil),    // 30: fabric.v1.ListPrefixesResponse
-	(*GetPrefixRequest)(nil),        // 31: fabric.v1.GetPrefixRequest
-	(*GetPrefixResponse)(nil),       // 32: fabric.v1.GetPrefixResponse
-	(*AddPrefixRequest)(nil),        // 33: fabric.v1.AddPrefixRequest
-	(*AddPrefixResponse)(nil),       // 34: fabric.v1.AddPrefixResponse
-	(*DeletePrefixRequest)(nil),     // 35: fabric.v1.DeletePrefixRequest
-	(*DeletePrefixResponse)(nil),    // 36: fabric.v1.DeletePrefixResponse
-	(*WatchPrefixesRequest)(nil),    // 37: fabric.v1.WatchPrefixesRequest
-	(*WatchPrefixesResponse)(nil),   // 38: fabric.v1.WatchPrefixesResponse
-	(*ListRoutesRequest)(nil),       // 39: fabric.v1.ListRoutesRequest
-	(*ListRoutesResponse)(nil),      // 40: fabric.v1.ListRoutesResponse
-	(*GetRouteRequest)(nil),         // 41: fabric.v1.GetRouteRequest
-	(*GetRouteResponse)(nil),        // 42: fabric.v1.GetRouteResponse
-	(*ExplainRouteRequest)(nil),     // 43: fabric.v1.ExplainRouteRequest
-	(*ExplainRouteResponse)(nil),    // 44: fabric.v1.ExplainRouteResponse
-	(*WatchRoutesRequest)(nil),      // 45: fabric.v1.WatchRoutesRequest
-	(*WatchRoutesResponse)(nil),     // 46: fabric.v1.WatchRoutesResponse
-	(*GetConfigRequest)(nil),        // 47: fabric.v1.GetConfigRequest
-	(*GetConfigResponse)(nil),       // 48: fabric.v1.GetConfigResponse
-	(*DiffConfigRequest)(nil),       // 49: fabric.v1.DiffConfigRequest
-	(*DiffConfigResponse)(nil),      // 50: fabric.v1.DiffConfigResponse
-	(*ListGenerationsRequest)(nil),  // 51: fabric.v1.ListGenerationsRequest
-	(*ListGenerationsResponse)(nil), // 52: fabric.v1.ListGenerationsResponse
-	(*RollbackConfigRequest)(nil),   // 53: fabric.v1.RollbackConfigRequest
-	(*RollbackConfigResponse)(nil),  // 54: fabric.v1.RollbackConfigResponse
-	(*RebaseConfigRequest)(nil),     // 55: fabric.v1.RebaseConfigRequest
-	(*RebaseConfigResponse)(nil),    // 56: fabric.v1.RebaseConfigResponse
-	(*SiteStatus)(nil),              // 57: fabric.v1.SiteStatus
-	(*ChangeOptions)(nil),           // 58: fabric.v1.ChangeOptions
-	(*ChangeResult)(nil),            // 59: fabric.v1.ChangeResult
-	(*Vrf)(nil),                     // 60: fabric.v1.Vrf
-	(*Tunnel)(nil),                  // 61: fabric.v1.Tunnel
-	(*Cloud)(nil),                   // 62: fabric.v1.Cloud
-	(*Peer)(nil),                    // 63: fabric.v1.Peer
-	(*PeerConfig)(nil),              // 64: fabric.v1.PeerConfig
-	(*Prefix)(nil),                  // 65: fabric.v1.Prefix
-	(*PrefixConfig)(nil),            // 66: fabric.v1.PrefixConfig
-	(*Route)(nil),                   // 67: fabric.v1.Route
-	(*Candidate)(nil),               // 68: fabric.v1.Candidate
-	(*Generation)(nil),              // 69: fabric.v1.Generation
+	(*WatchTunnelsRequest)(nil),     // 13: fabric.v1.WatchTunnelsRequest
+	(*WatchTunnelsResponse)(nil),    // 14: fabric.v1.WatchTunnelsResponse
+	(*DrainTunnelRequest)(nil),      // 15: fabric.v1.DrainTunnelRequest
+	(*DrainTunnelResponse)(nil),     // 16: fabric.v1.DrainTunnelResponse
+	(*UndrainTunnelRequest)(nil),    // 17: fabric.v1.UndrainTunnelRequest
+	(*UndrainTunnelResponse)(nil),   // 18: fabric.v1.UndrainTunnelResponse
+	(*ListBfdSessionsRequest)(nil),  // 19: fabric.v1.ListBfdSessionsRequest
+	(*ListBfdSessionsResponse)(nil), // 20: fabric.v1.ListBfdSessionsResponse
+	(*ListCloudsRequest)(nil),       // 21: fabric.v1.ListCloudsRequest
+	(*ListCloudsResponse)(nil),      // 22: fabric.v1.ListCloudsResponse
+	(*ListPeersRequest)(nil),        // 23: fabric.v1.ListPeersRequest
+	(*ListPeersResponse)(nil),       // 24: fabric.v1.ListPeersResponse
+	(*GetPeerRequest)(nil),          // 25: fabric.v1.GetPeerRequest
+	(*GetPeerResponse)(nil),         // 26: fabric.v1.GetPeerResponse
+	(*AddPeerRequest)(nil),          // 27: fabric.v1.AddPeerRequest
+	(*AddPeerResponse)(nil),         // 28: fabric.v1.AddPeerResponse
+	(*DeletePeerRequest)(nil),       // 29: fabric.v1.DeletePeerRequest
+	(*DeletePeerResponse)(nil),      // 30: fabric.v1.DeletePeerResponse
+	(*EnablePeerRequest)(nil),       // 31: fabric.v1.EnablePeerRequest
+	(*EnablePeerResponse)(nil),      // 32: fabric.v1.EnablePeerResponse
+	(*DisablePeerRequest)(nil),      // 33: fabric.v1.DisablePeerRequest
+	(*DisablePeerResponse)(nil),     // 34: fabric.v1.DisablePeerResponse
+	(*ResetPeerRequest)(nil),        // 35: fabric.v1.ResetPeerRequest
+	(*ResetPeerResponse)(nil),       // 36: fabric.v1.ResetPeerResponse
+	(*ListPrefixesRequest)(nil),     // 37: fabric.v1.ListPrefixesRequest
+	(*ListPrefixesResponse)(nil),    // 38: fabric.v1.ListPrefixesResponse
+	(*GetPrefixRequest)(nil),        // 39: fabric.v1.GetPrefixRequest
+	(*GetPrefixResponse)(nil),       // 40: fabric.v1.GetPrefixResponse
+	(*AddPrefixRequest)(nil),        // 41: fabric.v1.AddPrefixRequest
+	(*AddPrefixResponse)(nil),       // 42: fabric.v1.AddPrefixResponse
+	(*DeletePrefixRequest)(nil),     // 43: fabric.v1.DeletePrefixRequest
+	(*DeletePrefixResponse)(nil),    // 44: fabric.v1.DeletePrefixResponse
+	(*WatchPrefixesRequest)(nil),    // 45: fabric.v1.WatchPrefixesRequest
+	(*WatchPrefixesResponse)(nil),   // 46: fabric.v1.WatchPrefixesResponse
+	(*ListRoutesRequest)(nil),       // 47: fabric.v1.ListRoutesRequest
+	(*ListRoutesResponse)(nil),      // 48: fabric.v1.ListRoutesResponse
+	(*GetRouteRequest)(nil),         // 49: fabric.v1.GetRouteRequest
+	(*GetRouteResponse)(nil),        // 50: fabric.v1.GetRouteResponse
+	(*ExplainRouteRequest)(nil),     // 51: fabric.v1.ExplainRouteRequest
+	(*ExplainRouteResponse)(nil),    // 52: fabric.v1.ExplainRouteResponse
+	(*WatchRoutesRequest)(nil),      // 53: fabric.v1.WatchRoutesRequest
+	(*WatchRoutesResponse)(nil),     // 54: fabric.v1.WatchRoutesResponse
+	(*GetConfigRequest)(nil),        // 55: fabric.v1.GetConfigRequest
+	(*GetConfigResponse)(nil),       // 56: fabric.v1.GetConfigResponse
+	(*DiffConfigRequest)(nil),       // 57: fabric.v1.DiffConfigRequest
+	(*DiffConfigResponse)(nil),      // 58: fabric.v1.DiffConfigResponse
+	(*ListGenerationsRequest)(nil),  // 59: fabric.v1.ListGenerationsRequest
+	(*ListGenerationsResponse)(nil), // 60: fabric.v1.ListGenerationsResponse
+	(*RollbackConfigRequest)(nil),   // 61: fabric.v1.RollbackConfigRequest
+	(*RollbackConfigResponse)(nil),  // 62: fabric.v1.RollbackConfigResponse
+	(*RebaseConfigRequest)(nil),     // 63: fabric.v1.RebaseConfigRequest
+	(*RebaseConfigResponse)(nil),    // 64: fabric.v1.RebaseConfigResponse
+	(*SiteStatus)(nil),              // 65: fabric.v1.SiteStatus
+	(*ChangeOptions)(nil),           // 66: fabric.v1.ChangeOptions
+	(*ChangeResult)(nil),            // 67: fabric.v1.ChangeResult
+	(*Vrf)(nil),                     // 68: fabric.v1.Vrf
+	(*Tunnel)(nil),                  // 69: fabric.v1.Tunnel
+	(*TunnelChange)(nil),            // 70: fabric.v1.TunnelChange
+	(*BfdSession)(nil),              // 71: fabric.v1.BfdSession
+	(*Cloud)(nil),                   // 72: fabric.v1.Cloud
+	(*Peer)(nil),                    // 73: fabric.v1.Peer
+	(*PeerConfig)(nil),              // 74: fabric.v1.PeerConfig
+	(*Prefix)(nil),                  // 75: fabric.v1.Prefix
+	(*PrefixConfig)(nil),            // 76: fabric.v1.PrefixConfig
+	(*Route)(nil),                   // 77: fabric.v1.Route
+	(*Candidate)(nil),               // 78: fabric.v1.Candidate
+	(*Generation)(nil),              // 79: fabric.v1.Generation
 }
 var file_fabric_v1_fabric_proto_depIdxs = []int32{
-	57, // 0: fabric.v1.GetSiteResponse.site:type_name -> fabric.v1.SiteStatus
-	58, // 1: fabric.v1.DrainSiteRequest.options:type_name -> fabric.v1.ChangeOptions
-	59, // 2: fabric.v1.DrainSiteResponse.result:type_name -> fabric.v1.ChangeResult
-	58, // 3: fabric.v1.UndrainSiteRequest.options:type_name -> fabric.v1.ChangeOptions
-	59, // 4: fabric.v1.UndrainSiteResponse.result:type_name -> fabric.v1.ChangeResult
-	60, // 5: fabric.v1.ListVrfsResponse.vrfs:type_name -> fabric.v1.Vrf
-	61, // 6: fabric.v1.ListTunnelsResponse.tunnels:type_name -> fabric.v1.Tunnel
-	62, // 7: fabric.v1.ListCloudsResponse.clouds:type_name -> fabric.v1.Cloud
-	63, // 8: fabric.v1.ListPeersResponse.peers:type_name -> fabric.v1.Peer
-	63, // 9: fabric.v1.GetPeerResponse.peer:type_name -> fabric.v1.Peer
-	64, // 10: fabric.v1.GetPeerResponse.config:type_name -> fabric.v1.PeerConfig
-	64, // 11: fabric.v1.AddPeerRequest.peer:type_name -> fabric.v1.PeerConfig
-	58, // 12: fabric.v1.AddPeerRequest.options:type_name -> fabric.v1.ChangeOptions
-	59, // 13: fabric.v1.AddPeerResponse.result:type_name -> fabric.v1.ChangeResult
-	58, // 14: fabric.v1.DeletePeerRequest.options:type_name -> fabric.v1.ChangeOptions
-	59, // 15: fabric.v1.DeletePeerResponse.result:type_name -> fabric.v1.ChangeResult
-	58, // 16: fabric.v1.EnablePeerRequest.options:type_name -> fabric.v1.ChangeOptions
-	59, // 17: fabric.v1.EnablePeerResponse.result:type_name -> fabric.v1.ChangeResult
-	58, // 18: fabric.v1.DisablePeerRequest.options:type_name -> fabric.v1.ChangeOptions
-	59, // 19: fabric.v1.DisablePeerResponse.result:type_name -> fabric.v1.ChangeResult
-	65, // 20: fabric.v1.ListPrefixesResponse.prefixes:type_name -> fabric.v1.Prefix
-	65, // 21: fabric.v1.GetPrefixResponse.prefix:type_name -> fabric.v1.Prefix
-	66, // 22: fabric.v1.GetPrefixResponse.config:type_name -> fabric.v1.PrefixConfig
-	66, // 23: fabric.v1.AddPrefixRequest.prefix:type_name -> fabric.v1.PrefixConfig
-	58, // 24: fabric.v1.AddPrefixRequest.options:type_name -> fabric.v1.ChangeOptions
-	59, // 25: fabric.v1.AddPrefixResponse.result:type_name -> fabric.v1.ChangeResult
-	58, // 26: fabric.v1.DeletePrefixRequest.options:type_name -> fabric.v1.ChangeOptions
-	59, // 27: fabric.v1.DeletePrefixResponse.result:type_name -> fabric.v1.ChangeResult
-	0,  // 28: fabric.v1.WatchPrefixesResponse.kind:type_name -> fabric.v1.EventKind
-	65, // 29: fabric.v1.WatchPrefixesResponse.prefix:type_name -> fabric.v1.Prefix
-	67, // 30: fabric.v1.ListRoutesResponse.routes:type_name -> fabric.v1.Route
-	67, // 31: fabric.v1.GetRouteResponse.route:type_name -> fabric.v1.Route
-	68, // 32: fabric.v1.ExplainRouteResponse.candidates:type_name -> fabric.v1.Candidate
-	68, // 33: fabric.v1.ExplainRouteResponse.rejected:type_name -> fabric.v1.Candidate
-	0,  // 34: fabric.v1.WatchRoutesResponse.kind:type_name -> fabric.v1.EventKind
-	67, // 35: fabric.v1.WatchRoutesResponse.route:type_name -> fabric.v1.Route
-	69, // 36: fabric.v1.GetConfigResponse.generation:type_name -> fabric.v1.Generation
-	69, // 37: fabric.v1.ListGenerationsResponse.generations:type_name -> fabric.v1.Generation
-	58, // 38: fabric.v1.RollbackConfigRequest.options:type_name -> fabric.v1.ChangeOptions
-	59, // 39: fabric.v1.RollbackConfigResponse.result:type_name -> fabric.v1.ChangeResult
-	58, // 40: fabric.v1.RebaseConfigRequest.options:type_name -> fabric.v1.ChangeOptions
-	59, // 41: fabric.v1.RebaseConfigResponse.result:type_name -> fabric.v1.ChangeResult
-	1,  // 42: fabric.v1.FabricService.GetVersion:input_type -> fabric.v1.GetVersionRequest
-	3,  // 43: fabric.v1.FabricService.GetSite:input_type -> fabric.v1.GetSiteRequest
-	5,  // 44: fabric.v1.FabricService.DrainSite:input_type -> fabric.v1.DrainSiteRequest
-	7,  // 45: fabric.v1.FabricService.UndrainSite:input_type -> fabric.v1.UndrainSiteRequest
-	9,  // 46: fabric.v1.FabricService.ListVrfs:input_type -> fabric.v1.ListVrfsRequest
-	11, // 47: fabric.v1.FabricService.ListTunnels:input_type -> fabric.v1.ListTunnelsRequest
-	13, // 48: fabric.v1.FabricService.ListClouds:input_type -> fabric.v1.ListCloudsRequest
-	15, // 49: fabric.v1.FabricService.ListPeers:input_type -> fabric.v1.ListPeersRequest
-	17, // 50: fabric.v1.FabricService.GetPeer:input_type -> fabric.v1.GetPeerRequest
-	19, // 51: fabric.v1.FabricService.AddPeer:input_type -> fabric.v1.AddPeerRequest
-	21, // 52: fabric.v1.FabricService.DeletePeer:input_type -> fabric.v1.DeletePeerRequest
-	23, // 53: fabric.v1.FabricService.EnablePeer:input_type -> fabric.v1.EnablePeerRequest
-	25, // 54: fabric.v1.FabricService.DisablePeer:input_type -> fabric.v1.DisablePeerRequest
-	27, // 55: fabric.v1.FabricService.ResetPeer:input_type -> fabric.v1.ResetPeerRequest
-	29, // 56: fabric.v1.FabricService.ListPrefixes:input_type -> fabric.v1.ListPrefixesRequest
-	31, // 57: fabric.v1.FabricService.GetPrefix:input_type -> fabric.v1.GetPrefixRequest
-	33, // 58: fabric.v1.FabricService.AddPrefix:input_type -> fabric.v1.AddPrefixRequest
-	35, // 59: fabric.v1.FabricService.DeletePrefix:input_type -> fabric.v1.DeletePrefixRequest
-	37, // 60: fabric.v1.FabricService.WatchPrefixes:input_type -> fabric.v1.WatchPrefixesRequest
-	39, // 61: fabric.v1.FabricService.ListRoutes:input_type -> fabric.v1.ListRoutesRequest
-	41, // 62: fabric.v1.FabricService.GetRoute:input_type -> fabric.v1.GetRouteRequest
-	43, // 63: fabric.v1.FabricService.ExplainRoute:input_type -> fabric.v1.ExplainRouteRequest
-	45, // 64: fabric.v1.FabricService.WatchRoutes:input_type -> fabric.v1.WatchRoutesRequest
-	47, // 65: fabric.v1.FabricService.GetConfig:input_type -> fabric.v1.GetConfigRequest
-	49, // 66: fabric.v1.FabricService.DiffConfig:input_type -> fabric.v1.DiffConfigRequest
-	51, // 67: fabric.v1.FabricService.ListGenerations:input_type -> fabric.v1.ListGenerationsRequest
-	53, // 68: fabric.v1.FabricService.RollbackConfig:input_type -> fabric.v1.RollbackConfigRequest
-	55, // 69: fabric.v1.FabricService.RebaseConfig:input_type -> fabric.v1.RebaseConfigRequest
-	2,  // 70: fabric.v1.FabricService.GetVersion:output_type -> fabric.v1.GetVersionResponse
-	4,  // 71: fabric.v1.FabricService.GetSite:output_type -> fabric.v1.GetSiteResponse
-	6,  // 72: fabric.v1.FabricService.DrainSite:output_type -> fabric.v1.DrainSiteResponse
-	8,  // 73: fabric.v1.FabricService.UndrainSite:output_type -> fabric.v1.UndrainSiteResponse
-	10, // 74: fabric.v1.FabricService.ListVrfs:output_type -> fabric.v1.ListVrfsResponse
-	12, // 75: fabric.v1.FabricService.ListTunnels:output_type -> fabric.v1.ListTunnelsResponse
-	14, // 76: fabric.v1.FabricService.ListClouds:output_type -> fabric.v1.ListCloudsResponse
-	16, // 77: fabric.v1.FabricService.ListPeers:output_type -> fabric.v1.ListPeersResponse
-	18, // 78: fabric.v1.FabricService.GetPeer:output_type -> fabric.v1.GetPeerResponse
-	20, // 79: fabric.v1.FabricService.AddPeer:output_type -> fabric.v1.AddPeerResponse
-	22, // 80: fabric.v1.FabricService.DeletePeer:output_type -> fabric.v1.DeletePeerResponse
-	24, // 81: fabric.v1.FabricService.EnablePeer:output_type -> fabric.v1.EnablePeerResponse
-	26, // 82: fabric.v1.FabricService.DisablePeer:output_type -> fabric.v1.DisablePeerResponse
-	28, // 83: fabric.v1.FabricService.ResetPeer:output_type -> fabric.v1.ResetPeerResponse
-	30, // 84: fabric.v1.FabricService.ListPrefixes:output_type -> fabric.v1.ListPrefixesResponse
-	32, // 85: fabric.v1.FabricService.GetPrefix:output_type -> fabric.v1.GetPrefixResponse
-	34, // 86: fabric.v1.FabricService.AddPrefix:output_type -> fabric.v1.AddPrefixResponse
-	36, // 87: fabric.v1.FabricService.DeletePrefix:output_type -> fabric.v1.DeletePrefixResponse
-	38, // 88: fabric.v1.FabricService.WatchPrefixes:output_type -> fabric.v1.WatchPrefixesResponse
-	40, // 89: fabric.v1.FabricService.ListRoutes:output_type -> fabric.v1.ListRoutesResponse
-	42, // 90: fabric.v1.FabricService.GetRoute:output_type -> fabric.v1.GetRouteResponse
-	44, // 91: fabric.v1.FabricService.ExplainRoute:output_type -> fabric.v1.ExplainRouteResponse
-	46, // 92: fabric.v1.FabricService.WatchRoutes:output_type -> fabric.v1.WatchRoutesResponse
-	48, // 93: fabric.v1.FabricService.GetConfig:output_type -> fabric.v1.GetConfigResponse
-	50, // 94: fabric.v1.FabricService.DiffConfig:output_type -> fabric.v1.DiffConfigResponse
-	52, // 95: fabric.v1.FabricService.ListGenerations:output_type -> fabric.v1.ListGenerationsResponse
-	54, // 96: fabric.v1.FabricService.RollbackConfig:output_type -> fabric.v1.RollbackConfigResponse
-	56, // 97: fabric.v1.FabricService.RebaseConfig:output_type -> fabric.v1.RebaseConfigResponse
-	70, // [70:98] is the sub-list for method output_type
-	42, // [42:70] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	65, // 0: fabric.v1.GetSiteResponse.site:type_name -> fabric.v1.SiteStatus
+	66, // 1: fabric.v1.DrainSiteRequest.options:type_name -> fabric.v1.ChangeOptions
+	67, // 2: fabric.v1.DrainSiteResponse.result:type_name -> fabric.v1.ChangeResult
+	66, // 3: fabric.v1.UndrainSiteRequest.options:type_name -> fabric.v1.ChangeOptions
+	67, // 4: fabric.v1.UndrainSiteResponse.result:type_name -> fabric.v1.ChangeResult
+	68, // 5: fabric.v1.ListVrfsResponse.vrfs:type_name -> fabric.v1.Vrf
+	69, // 6: fabric.v1.ListTunnelsResponse.tunnels:type_name -> fabric.v1.Tunnel
+	0,  // 7: fabric.v1.WatchTunnelsResponse.kind:type_name -> fabric.v1.EventKind
+	69, // 8: fabric.v1.WatchTunnelsResponse.tunnel:type_name -> fabric.v1.Tunnel
+	70, // 9: fabric.v1.DrainTunnelResponse.result:type_name -> fabric.v1.TunnelChange
+	70, // 10: fabric.v1.UndrainTunnelResponse.result:type_name -> fabric.v1.TunnelChange
+	71, // 11: fabric.v1.ListBfdSessionsResponse.sessions:type_name -> fabric.v1.BfdSession
+	72, // 12: fabric.v1.ListCloudsResponse.clouds:type_name -> fabric.v1.Cloud
+	73, // 13: fabric.v1.ListPeersResponse.peers:type_name -> fabric.v1.Peer
+	73, // 14: fabric.v1.GetPeerResponse.peer:type_name -> fabric.v1.Peer
+	74, // 15: fabric.v1.GetPeerResponse.config:type_name -> fabric.v1.PeerConfig
+	74, // 16: fabric.v1.AddPeerRequest.peer:type_name -> fabric.v1.PeerConfig
+	66, // 17: fabric.v1.AddPeerRequest.options:type_name -> fabric.v1.ChangeOptions
+	67, // 18: fabric.v1.AddPeerResponse.result:type_name -> fabric.v1.ChangeResult
+	66, // 19: fabric.v1.DeletePeerRequest.options:type_name -> fabric.v1.ChangeOptions
+	67, // 20: fabric.v1.DeletePeerResponse.result:type_name -> fabric.v1.ChangeResult
+	66, // 21: fabric.v1.EnablePeerRequest.options:type_name -> fabric.v1.ChangeOptions
+	67, // 22: fabric.v1.EnablePeerResponse.result:type_name -> fabric.v1.ChangeResult
+	66, // 23: fabric.v1.DisablePeerRequest.options:type_name -> fabric.v1.ChangeOptions
+	67, // 24: fabric.v1.DisablePeerResponse.result:type_name -> fabric.v1.ChangeResult
+	75, // 25: fabric.v1.ListPrefixesResponse.prefixes:type_name -> fabric.v1.Prefix
+	75, // 26: fabric.v1.GetPrefixResponse.prefix:type_name -> fabric.v1.Prefix
+	76, // 27: fabric.v1.GetPrefixResponse.config:type_name -> fabric.v1.PrefixConfig
+	76, // 28: fabric.v1.AddPrefixRequest.prefix:type_name -> fabric.v1.PrefixConfig
+	66, // 29: fabric.v1.AddPrefixRequest.options:type_name -> fabric.v1.ChangeOptions
+	67, // 30: fabric.v1.AddPrefixResponse.result:type_name -> fabric.v1.ChangeResult
+	66, // 31: fabric.v1.DeletePrefixRequest.options:type_name -> fabric.v1.ChangeOptions
+	67, // 32: fabric.v1.DeletePrefixResponse.result:type_name -> fabric.v1.ChangeResult
+	0,  // 33: fabric.v1.WatchPrefixesResponse.kind:type_name -> fabric.v1.EventKind
+	75, // 34: fabric.v1.WatchPrefixesResponse.prefix:type_name -> fabric.v1.Prefix
+	77, // 35: fabric.v1.ListRoutesResponse.routes:type_name -> fabric.v1.Route
+	77, // 36: fabric.v1.GetRouteResponse.route:type_name -> fabric.v1.Route
+	78, // 37: fabric.v1.ExplainRouteResponse.candidates:type_name -> fabric.v1.Candidate
+	78, // 38: fabric.v1.ExplainRouteResponse.rejected:type_name -> fabric.v1.Candidate
+	0,  // 39: fabric.v1.WatchRoutesResponse.kind:type_name -> fabric.v1.EventKind
+	77, // 40: fabric.v1.WatchRoutesResponse.route:type_name -> fabric.v1.Route
+	79, // 41: fabric.v1.GetConfigResponse.generation:type_name -> fabric.v1.Generation
+	79, // 42: fabric.v1.ListGenerationsResponse.generations:type_name -> fabric.v1.Generation
+	66, // 43: fabric.v1.RollbackConfigRequest.options:type_name -> fabric.v1.ChangeOptions
+	67, // 44: fabric.v1.RollbackConfigResponse.result:type_name -> fabric.v1.ChangeResult
+	66, // 45: fabric.v1.RebaseConfigRequest.options:type_name -> fabric.v1.ChangeOptions
+	67, // 46: fabric.v1.RebaseConfigResponse.result:type_name -> fabric.v1.ChangeResult
+	1,  // 47: fabric.v1.FabricService.GetVersion:input_type -> fabric.v1.GetVersionRequest
+	3,  // 48: fabric.v1.FabricService.GetSite:input_type -> fabric.v1.GetSiteRequest
+	5,  // 49: fabric.v1.FabricService.DrainSite:input_type -> fabric.v1.DrainSiteRequest
+	7,  // 50: fabric.v1.FabricService.UndrainSite:input_type -> fabric.v1.UndrainSiteRequest
+	9,  // 51: fabric.v1.FabricService.ListVrfs:input_type -> fabric.v1.ListVrfsRequest
+	11, // 52: fabric.v1.FabricService.ListTunnels:input_type -> fabric.v1.ListTunnelsRequest
+	13, // 53: fabric.v1.FabricService.WatchTunnels:input_type -> fabric.v1.WatchTunnelsRequest
+	15, // 54: fabric.v1.FabricService.DrainTunnel:input_type -> fabric.v1.DrainTunnelRequest
+	17, // 55: fabric.v1.FabricService.UndrainTunnel:input_type -> fabric.v1.UndrainTunnelRequest
+	19, // 56: fabric.v1.FabricService.ListBfdSessions:input_type -> fabric.v1.ListBfdSessionsRequest
+	21, // 57: fabric.v1.FabricService.ListClouds:input_type -> fabric.v1.ListCloudsRequest
+	23, // 58: fabric.v1.FabricService.ListPeers:input_type -> fabric.v1.ListPeersRequest
+	25, // 59: fabric.v1.FabricService.GetPeer:input_type -> fabric.v1.GetPeerRequest
+	27, // 60: fabric.v1.FabricService.AddPeer:input_type -> fabric.v1.AddPeerRequest
+	29, // 61: fabric.v1.FabricService.DeletePeer:input_type -> fabric.v1.DeletePeerRequest
+	31, // 62: fabric.v1.FabricService.EnablePeer:input_type -> fabric.v1.EnablePeerRequest
+	33, // 63: fabric.v1.FabricService.DisablePeer:input_type -> fabric.v1.DisablePeerRequest
+	35, // 64: fabric.v1.FabricService.ResetPeer:input_type -> fabric.v1.ResetPeerRequest
+	37, // 65: fabric.v1.FabricService.ListPrefixes:input_type -> fabric.v1.ListPrefixesRequest
+	39, // 66: fabric.v1.FabricService.GetPrefix:input_type -> fabric.v1.GetPrefixRequest
+	41, // 67: fabric.v1.FabricService.AddPrefix:input_type -> fabric.v1.AddPrefixRequest
+	43, // 68: fabric.v1.FabricService.DeletePrefix:input_type -> fabric.v1.DeletePrefixRequest
+	45, // 69: fabric.v1.FabricService.WatchPrefixes:input_type -> fabric.v1.WatchPrefixesRequest
+	47, // 70: fabric.v1.FabricService.ListRoutes:input_type -> fabric.v1.ListRoutesRequest
+	49, // 71: fabric.v1.FabricService.GetRoute:input_type -> fabric.v1.GetRouteRequest
+	51, // 72: fabric.v1.FabricService.ExplainRoute:input_type -> fabric.v1.ExplainRouteRequest
+	53, // 73: fabric.v1.FabricService.WatchRoutes:input_type -> fabric.v1.WatchRoutesRequest
+	55, // 74: fabric.v1.FabricService.GetConfig:input_type -> fabric.v1.GetConfigRequest
+	57, // 75: fabric.v1.FabricService.DiffConfig:input_type -> fabric.v1.DiffConfigRequest
+	59, // 76: fabric.v1.FabricService.ListGenerations:input_type -> fabric.v1.ListGenerationsRequest
+	61, // 77: fabric.v1.FabricService.RollbackConfig:input_type -> fabric.v1.RollbackConfigRequest
+	63, // 78: fabric.v1.FabricService.RebaseConfig:input_type -> fabric.v1.RebaseConfigRequest
+	2,  // 79: fabric.v1.FabricService.GetVersion:output_type -> fabric.v1.GetVersionResponse
+	4,  // 80: fabric.v1.FabricService.GetSite:output_type -> fabric.v1.GetSiteResponse
+	6,  // 81: fabric.v1.FabricService.DrainSite:output_type -> fabric.v1.DrainSiteResponse
+	8,  // 82: fabric.v1.FabricService.UndrainSite:output_type -> fabric.v1.UndrainSiteResponse
+	10, // 83: fabric.v1.FabricService.ListVrfs:output_type -> fabric.v1.ListVrfsResponse
+	12, // 84: fabric.v1.FabricService.ListTunnels:output_type -> fabric.v1.ListTunnelsResponse
+	14, // 85: fabric.v1.FabricService.WatchTunnels:output_type -> fabric.v1.WatchTunnelsResponse
+	16, // 86: fabric.v1.FabricService.DrainTunnel:output_type -> fabric.v1.DrainTunnelResponse
+	18, // 87: fabric.v1.FabricService.UndrainTunnel:output_type -> fabric.v1.UndrainTunnelResponse
+	20, // 88: fabric.v1.FabricService.ListBfdSessions:output_type -> fabric.v1.ListBfdSessionsResponse
+	22, // 89: fabric.v1.FabricService.ListClouds:output_type -> fabric.v1.ListCloudsResponse
+	24, // 90: fabric.v1.FabricService.ListPeers:output_type -> fabric.v1.ListPeersResponse
+	26, // 91: fabric.v1.FabricService.GetPeer:output_type -> fabric.v1.GetPeerResponse
+	28, // 92: fabric.v1.FabricService.AddPeer:output_type -> fabric.v1.AddPeerResponse
+	30, // 93: fabric.v1.FabricService.DeletePeer:output_type -> fabric.v1.DeletePeerResponse
+	32, // 94: fabric.v1.FabricService.EnablePeer:output_type -> fabric.v1.EnablePeerResponse
+	34, // 95: fabric.v1.FabricService.DisablePeer:output_type -> fabric.v1.DisablePeerResponse
+	36, // 96: fabric.v1.FabricService.ResetPeer:output_type -> fabric.v1.ResetPeerResponse
+	38, // 97: fabric.v1.FabricService.ListPrefixes:output_type -> fabric.v1.ListPrefixesResponse
+	40, // 98: fabric.v1.FabricService.GetPrefix:output_type -> fabric.v1.GetPrefixResponse
+	42, // 99: fabric.v1.FabricService.AddPrefix:output_type -> fabric.v1.AddPrefixResponse
+	44, // 100: fabric.v1.FabricService.DeletePrefix:output_type -> fabric.v1.DeletePrefixResponse
+	46, // 101: fabric.v1.FabricService.WatchPrefixes:output_type -> fabric.v1.WatchPrefixesResponse
+	48, // 102: fabric.v1.FabricService.ListRoutes:output_type -> fabric.v1.ListRoutesResponse
+	50, // 103: fabric.v1.FabricService.GetRoute:output_type -> fabric.v1.GetRouteResponse
+	52, // 104: fabric.v1.FabricService.ExplainRoute:output_type -> fabric.v1.ExplainRouteResponse
+	54, // 105: fabric.v1.FabricService.WatchRoutes:output_type -> fabric.v1.WatchRoutesResponse
+	56, // 106: fabric.v1.FabricService.GetConfig:output_type -> fabric.v1.GetConfigResponse
+	58, // 107: fabric.v1.FabricService.DiffConfig:output_type -> fabric.v1.DiffConfigResponse
+	60, // 108: fabric.v1.FabricService.ListGenerations:output_type -> fabric.v1.ListGenerationsResponse
+	62, // 109: fabric.v1.FabricService.RollbackConfig:output_type -> fabric.v1.RollbackConfigResponse
+	64, // 110: fabric.v1.FabricService.RebaseConfig:output_type -> fabric.v1.RebaseConfigResponse
+	79, // [79:111] is the sub-list for method output_type
+	47, // [47:79] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_fabric_v1_fabric_proto_init() }
@@ -3332,7 +3783,7 @@ func file_fabric_v1_fabric_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fabric_v1_fabric_proto_rawDesc), len(file_fabric_v1_fabric_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   56,
+			NumMessages:   64,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

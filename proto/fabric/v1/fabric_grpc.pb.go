@@ -32,6 +32,10 @@ const (
 	FabricService_UndrainSite_FullMethodName     = "/fabric.v1.FabricService/UndrainSite"
 	FabricService_ListVrfs_FullMethodName        = "/fabric.v1.FabricService/ListVrfs"
 	FabricService_ListTunnels_FullMethodName     = "/fabric.v1.FabricService/ListTunnels"
+	FabricService_WatchTunnels_FullMethodName    = "/fabric.v1.FabricService/WatchTunnels"
+	FabricService_DrainTunnel_FullMethodName     = "/fabric.v1.FabricService/DrainTunnel"
+	FabricService_UndrainTunnel_FullMethodName   = "/fabric.v1.FabricService/UndrainTunnel"
+	FabricService_ListBfdSessions_FullMethodName = "/fabric.v1.FabricService/ListBfdSessions"
 	FabricService_ListClouds_FullMethodName      = "/fabric.v1.FabricService/ListClouds"
 	FabricService_ListPeers_FullMethodName       = "/fabric.v1.FabricService/ListPeers"
 	FabricService_GetPeer_FullMethodName         = "/fabric.v1.FabricService/GetPeer"
@@ -72,8 +76,18 @@ type FabricServiceClient interface {
 	UndrainSite(ctx context.Context, in *UndrainSiteRequest, opts ...grpc.CallOption) (*UndrainSiteResponse, error)
 	// ListVrfs returns the routing domains at this gateway.
 	ListVrfs(ctx context.Context, in *ListVrfsRequest, opts ...grpc.CallOption) (*ListVrfsResponse, error)
-	// ListTunnels returns the tunnels to other gateways.
+	// ListTunnels returns the tunnels to other gateways, each with its BFD session.
 	ListTunnels(ctx context.Context, in *ListTunnelsRequest, opts ...grpc.CallOption) (*ListTunnelsResponse, error)
+	// WatchTunnels streams the tunnels, first as they are, then each change, until the caller cancels. Transfer, handshakes and
+	// packet counters alone are no change.
+	WatchTunnels(ctx context.Context, in *WatchTunnelsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTunnelsResponse], error)
+	// DrainTunnel takes traffic off a tunnel as long as another to the same gateway is up, and answers once it has moved. It is no
+	// change of the document. FAILED_PRECONDITION without force where the tunnel is the only one that is up.
+	DrainTunnel(ctx context.Context, in *DrainTunnelRequest, opts ...grpc.CallOption) (*DrainTunnelResponse, error)
+	// UndrainTunnel lets traffic use it again.
+	UndrainTunnel(ctx context.Context, in *UndrainTunnelRequest, opts ...grpc.CallOption) (*UndrainTunnelResponse, error)
+	// ListBfdSessions returns the BFD sessions, those of tunnels and those of third-party peers.
+	ListBfdSessions(ctx context.Context, in *ListBfdSessionsRequest, opts ...grpc.CallOption) (*ListBfdSessionsResponse, error)
 	// ListClouds returns the VPC route tables that the gateway keeps, with what the next pass would do.
 	ListClouds(ctx context.Context, in *ListCloudsRequest, opts ...grpc.CallOption) (*ListCloudsResponse, error)
 	// ListPeers returns the BGP neighbours, third-party and fabric.
@@ -188,6 +202,55 @@ func (c *fabricServiceClient) ListTunnels(ctx context.Context, in *ListTunnelsRe
 	return out, nil
 }
 
+func (c *fabricServiceClient) WatchTunnels(ctx context.Context, in *WatchTunnelsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTunnelsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &FabricService_ServiceDesc.Streams[0], FabricService_WatchTunnels_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchTunnelsRequest, WatchTunnelsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type FabricService_WatchTunnelsClient = grpc.ServerStreamingClient[WatchTunnelsResponse]
+
+func (c *fabricServiceClient) DrainTunnel(ctx context.Context, in *DrainTunnelRequest, opts ...grpc.CallOption) (*DrainTunnelResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrainTunnelResponse)
+	err := c.cc.Invoke(ctx, FabricService_DrainTunnel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *fabricServiceClient) UndrainTunnel(ctx context.Context, in *UndrainTunnelRequest, opts ...grpc.CallOption) (*UndrainTunnelResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UndrainTunnelResponse)
+	err := c.cc.Invoke(ctx, FabricService_UndrainTunnel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *fabricServiceClient) ListBfdSessions(ctx context.Context, in *ListBfdSessionsRequest, opts ...grpc.CallOption) (*ListBfdSessionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListBfdSessionsResponse)
+	err := c.cc.Invoke(ctx, FabricService_ListBfdSessions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *fabricServiceClient) ListClouds(ctx context.Context, in *ListCloudsRequest, opts ...grpc.CallOption) (*ListCloudsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListCloudsResponse)
@@ -270,7 +333,7 @@ func (c *fabricServiceClient) ResetPeer(ctx context.Context, in *ResetPeerReques
 
 func (c *fabricServiceClient) ListPrefixes(ctx context.Context, in *ListPrefixesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListPrefixesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &FabricService_ServiceDesc.Streams[0], FabricService_ListPrefixes_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &FabricService_ServiceDesc.Streams[1], FabricService_ListPrefixes_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -319,7 +382,7 @@ func (c *fabricServiceClient) DeletePrefix(ctx context.Context, in *DeletePrefix
 
 func (c *fabricServiceClient) WatchPrefixes(ctx context.Context, in *WatchPrefixesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchPrefixesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &FabricService_ServiceDesc.Streams[1], FabricService_WatchPrefixes_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &FabricService_ServiceDesc.Streams[2], FabricService_WatchPrefixes_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -338,7 +401,7 @@ type FabricService_WatchPrefixesClient = grpc.ServerStreamingClient[WatchPrefixe
 
 func (c *fabricServiceClient) ListRoutes(ctx context.Context, in *ListRoutesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListRoutesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &FabricService_ServiceDesc.Streams[2], FabricService_ListRoutes_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &FabricService_ServiceDesc.Streams[3], FabricService_ListRoutes_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -377,7 +440,7 @@ func (c *fabricServiceClient) ExplainRoute(ctx context.Context, in *ExplainRoute
 
 func (c *fabricServiceClient) WatchRoutes(ctx context.Context, in *WatchRoutesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchRoutesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &FabricService_ServiceDesc.Streams[3], FabricService_WatchRoutes_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &FabricService_ServiceDesc.Streams[4], FabricService_WatchRoutes_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -460,8 +523,18 @@ type FabricServiceServer interface {
 	UndrainSite(context.Context, *UndrainSiteRequest) (*UndrainSiteResponse, error)
 	// ListVrfs returns the routing domains at this gateway.
 	ListVrfs(context.Context, *ListVrfsRequest) (*ListVrfsResponse, error)
-	// ListTunnels returns the tunnels to other gateways.
+	// ListTunnels returns the tunnels to other gateways, each with its BFD session.
 	ListTunnels(context.Context, *ListTunnelsRequest) (*ListTunnelsResponse, error)
+	// WatchTunnels streams the tunnels, first as they are, then each change, until the caller cancels. Transfer, handshakes and
+	// packet counters alone are no change.
+	WatchTunnels(*WatchTunnelsRequest, grpc.ServerStreamingServer[WatchTunnelsResponse]) error
+	// DrainTunnel takes traffic off a tunnel as long as another to the same gateway is up, and answers once it has moved. It is no
+	// change of the document. FAILED_PRECONDITION without force where the tunnel is the only one that is up.
+	DrainTunnel(context.Context, *DrainTunnelRequest) (*DrainTunnelResponse, error)
+	// UndrainTunnel lets traffic use it again.
+	UndrainTunnel(context.Context, *UndrainTunnelRequest) (*UndrainTunnelResponse, error)
+	// ListBfdSessions returns the BFD sessions, those of tunnels and those of third-party peers.
+	ListBfdSessions(context.Context, *ListBfdSessionsRequest) (*ListBfdSessionsResponse, error)
 	// ListClouds returns the VPC route tables that the gateway keeps, with what the next pass would do.
 	ListClouds(context.Context, *ListCloudsRequest) (*ListCloudsResponse, error)
 	// ListPeers returns the BGP neighbours, third-party and fabric.
@@ -533,6 +606,18 @@ func (UnimplementedFabricServiceServer) ListVrfs(context.Context, *ListVrfsReque
 }
 func (UnimplementedFabricServiceServer) ListTunnels(context.Context, *ListTunnelsRequest) (*ListTunnelsResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method ListTunnels not implemented")
+}
+func (UnimplementedFabricServiceServer) WatchTunnels(*WatchTunnelsRequest, grpc.ServerStreamingServer[WatchTunnelsResponse]) error {
+	return status.Errorf(codes.Unimplemented, "method WatchTunnels not implemented")
+}
+func (UnimplementedFabricServiceServer) DrainTunnel(context.Context, *DrainTunnelRequest) (*DrainTunnelResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method DrainTunnel not implemented")
+}
+func (UnimplementedFabricServiceServer) UndrainTunnel(context.Context, *UndrainTunnelRequest) (*UndrainTunnelResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method UndrainTunnel not implemented")
+}
+func (UnimplementedFabricServiceServer) ListBfdSessions(context.Context, *ListBfdSessionsRequest) (*ListBfdSessionsResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ListBfdSessions not implemented")
 }
 func (UnimplementedFabricServiceServer) ListClouds(context.Context, *ListCloudsRequest) (*ListCloudsResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method ListClouds not implemented")
@@ -725,6 +810,71 @@ func _FabricService_ListTunnels_Handler(srv interface{}, ctx context.Context, de
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(FabricServiceServer).ListTunnels(ctx, req.(*ListTunnelsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _FabricService_WatchTunnels_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchTunnelsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(FabricServiceServer).WatchTunnels(m, &grpc.GenericServerStream[WatchTunnelsRequest, WatchTunnelsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type FabricService_WatchTunnelsServer = grpc.ServerStreamingServer[WatchTunnelsResponse]
+
+func _FabricService_DrainTunnel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainTunnelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FabricServiceServer).DrainTunnel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FabricService_DrainTunnel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FabricServiceServer).DrainTunnel(ctx, req.(*DrainTunnelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _FabricService_UndrainTunnel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UndrainTunnelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FabricServiceServer).UndrainTunnel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FabricService_UndrainTunnel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FabricServiceServer).UndrainTunnel(ctx, req.(*UndrainTunnelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _FabricService_ListBfdSessions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListBfdSessionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FabricServiceServer).ListBfdSessions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FabricService_ListBfdSessions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FabricServiceServer).ListBfdSessions(ctx, req.(*ListBfdSessionsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1129,6 +1279,18 @@ var FabricService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _FabricService_ListTunnels_Handler,
 		},
 		{
+			MethodName: "DrainTunnel",
+			Handler:    _FabricService_DrainTunnel_Handler,
+		},
+		{
+			MethodName: "UndrainTunnel",
+			Handler:    _FabricService_UndrainTunnel_Handler,
+		},
+		{
+			MethodName: "ListBfdSessions",
+			Handler:    _FabricService_ListBfdSessions_Handler,
+		},
+		{
 			MethodName: "ListClouds",
 			Handler:    _FabricService_ListClouds_Handler,
 		},
@@ -1202,6 +1364,11 @@ var FabricService_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchTunnels",
+			Handler:       _FabricService_WatchTunnels_Handler,
+			ServerStreams: true,
+		},
 		{
 			StreamName:    "ListPrefixes",
 			Handler:       _FabricService_ListPrefixes_Handler,

@@ -407,7 +407,9 @@ type Peer struct {
 	// Negotiated keepalive interval.
 	Keepalive *durationpb.Duration `protobuf:"bytes,20,opt,name=keepalive,proto3" json:"keepalive,omitempty"`
 	// How often the session has left the established state.
-	Flaps         uint32 `protobuf:"varint,21,opt,name=flaps,proto3" json:"flaps,omitempty"`
+	Flaps uint32 `protobuf:"varint,21,opt,name=flaps,proto3" json:"flaps,omitempty"`
+	// "" without BFD, else "up", "down", "waits" (never up so far, or up but held off for having flapped) or "admin-down".
+	Bfd           string `protobuf:"bytes,22,opt,name=bfd,proto3" json:"bfd,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -587,6 +589,13 @@ func (x *Peer) GetFlaps() uint32 {
 		return x.Flaps
 	}
 	return 0
+}
+
+func (x *Peer) GetBfd() string {
+	if x != nil {
+		return x.Bfd
+	}
+	return ""
 }
 
 // Prefix is a prefix that this gateway originates.
@@ -934,7 +943,7 @@ func (x *Candidate) GetWhy() string {
 	return ""
 }
 
-// Tunnel is one way to another gateway.
+// Tunnel is one way to another gateway. Numbers for which 0 says something are always there.
 type Tunnel struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The other gateway.
@@ -944,7 +953,7 @@ type Tunnel struct {
 	// Network interface.
 	Device string `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
 	// Rank among the link's tunnels, 0 is preferred.
-	Rank uint32 `protobuf:"varint,4,opt,name=rank,proto3" json:"rank,omitempty"`
+	Rank *uint32 `protobuf:"varint,4,opt,name=rank,proto3,oneof" json:"rank,omitempty"`
 	// Kind: "wireguard".
 	Kind string `protobuf:"bytes,5,opt,name=kind,proto3" json:"kind,omitempty"`
 	// Who carries it: "kernel" or "userspace".
@@ -964,13 +973,17 @@ type Tunnel struct {
 	// When the last handshake was completed.
 	LastHandshake *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=last_handshake,json=lastHandshake,proto3" json:"last_handshake,omitempty"`
 	// Bytes received.
-	RxBytes uint64 `protobuf:"varint,14,opt,name=rx_bytes,json=rxBytes,proto3" json:"rx_bytes,omitempty"`
+	RxBytes *uint64 `protobuf:"varint,14,opt,name=rx_bytes,json=rxBytes,proto3,oneof" json:"rx_bytes,omitempty"`
 	// Bytes sent.
-	TxBytes uint64 `protobuf:"varint,15,opt,name=tx_bytes,json=txBytes,proto3" json:"tx_bytes,omitempty"`
+	TxBytes *uint64 `protobuf:"varint,15,opt,name=tx_bytes,json=txBytes,proto3,oneof" json:"tx_bytes,omitempty"`
 	// MTU in bytes.
 	Mtu uint32 `protobuf:"varint,16,opt,name=mtu,proto3" json:"mtu,omitempty"`
 	// What could not be applied, "" when nothing.
-	Error         string `protobuf:"bytes,17,opt,name=error,proto3" json:"error,omitempty"`
+	Error string `protobuf:"bytes,17,opt,name=error,proto3" json:"error,omitempty"`
+	// True while an operator has taken traffic off the tunnel.
+	Drained bool `protobuf:"varint,18,opt,name=drained,proto3" json:"drained,omitempty"`
+	// The BFD session on it; absent where there is none.
+	Bfd           *BfdSession `protobuf:"bytes,19,opt,name=bfd,proto3" json:"bfd,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1027,8 +1040,8 @@ func (x *Tunnel) GetDevice() string {
 }
 
 func (x *Tunnel) GetRank() uint32 {
-	if x != nil {
-		return x.Rank
+	if x != nil && x.Rank != nil {
+		return *x.Rank
 	}
 	return 0
 }
@@ -1097,15 +1110,15 @@ func (x *Tunnel) GetLastHandshake() *timestamppb.Timestamp {
 }
 
 func (x *Tunnel) GetRxBytes() uint64 {
-	if x != nil {
-		return x.RxBytes
+	if x != nil && x.RxBytes != nil {
+		return *x.RxBytes
 	}
 	return 0
 }
 
 func (x *Tunnel) GetTxBytes() uint64 {
-	if x != nil {
-		return x.TxBytes
+	if x != nil && x.TxBytes != nil {
+		return *x.TxBytes
 	}
 	return 0
 }
@@ -1120,6 +1133,319 @@ func (x *Tunnel) GetMtu() uint32 {
 func (x *Tunnel) GetError() string {
 	if x != nil {
 		return x.Error
+	}
+	return ""
+}
+
+func (x *Tunnel) GetDrained() bool {
+	if x != nil {
+		return x.Drained
+	}
+	return false
+}
+
+func (x *Tunnel) GetBfd() *BfdSession {
+	if x != nil {
+		return x.Bfd
+	}
+	return nil
+}
+
+// TunnelChange says what draining a tunnel, or ending that, did.
+type TunnelChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tunnel as it is now.
+	Tunnel *Tunnel `protobuf:"bytes,1,opt,name=tunnel,proto3" json:"tunnel,omitempty"`
+	// Name of the tunnel over which the other gateway is reached now, "" when there is none.
+	Active string `protobuf:"bytes,2,opt,name=active,proto3" json:"active,omitempty"`
+	// Device of that tunnel.
+	ActiveDevice  string `protobuf:"bytes,3,opt,name=active_device,json=activeDevice,proto3" json:"active_device,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TunnelChange) Reset() {
+	*x = TunnelChange{}
+	mi := &file_fabric_v1_status_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TunnelChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TunnelChange) ProtoMessage() {}
+
+func (x *TunnelChange) ProtoReflect() protoreflect.Message {
+	mi := &file_fabric_v1_status_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TunnelChange.ProtoReflect.Descriptor instead.
+func (*TunnelChange) Descriptor() ([]byte, []int) {
+	return file_fabric_v1_status_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *TunnelChange) GetTunnel() *Tunnel {
+	if x != nil {
+		return x.Tunnel
+	}
+	return nil
+}
+
+func (x *TunnelChange) GetActive() string {
+	if x != nil {
+		return x.Active
+	}
+	return ""
+}
+
+func (x *TunnelChange) GetActiveDevice() string {
+	if x != nil {
+		return x.ActiveDevice
+	}
+	return ""
+}
+
+// BfdSession is one session of Bidirectional Forwarding Detection (RFC 5880). Counters are always there.
+type BfdSession struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the tunnel, or VRF/PEER.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Device of the tunnel that the session watches, "" for a peer's.
+	Device string `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	// VRF of the peer.
+	Vrf string `protobuf:"bytes,3,opt,name=vrf,proto3" json:"vrf,omitempty"`
+	// Name of the peer.
+	Peer string `protobuf:"bytes,4,opt,name=peer,proto3" json:"peer,omitempty"`
+	// Device that a single hop session is bound to.
+	Interface string `protobuf:"bytes,5,opt,name=interface,proto3" json:"interface,omitempty"`
+	// Our address.
+	Local string `protobuf:"bytes,6,opt,name=local,proto3" json:"local,omitempty"`
+	// The neighbour's address.
+	Remote string `protobuf:"bytes,7,opt,name=remote,proto3" json:"remote,omitempty"`
+	// True for a session over several hops (RFC 5883).
+	Multihop bool `protobuf:"varint,8,opt,name=multihop,proto3" json:"multihop,omitempty"`
+	// "up", "init", "down" or "admin-down".
+	State string `protobuf:"bytes,9,opt,name=state,proto3" json:"state,omitempty"`
+	// Why the state last changed.
+	Reason string `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
+	// When the state last changed.
+	Since *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=since,proto3" json:"since,omitempty"`
+	// State that the neighbour told last.
+	RemoteState string `protobuf:"bytes,12,opt,name=remote_state,json=remoteState,proto3" json:"remote_state,omitempty"`
+	// Diagnostic that the neighbour told last.
+	RemoteDiag string `protobuf:"bytes,13,opt,name=remote_diag,json=remoteDiag,proto3" json:"remote_diag,omitempty"`
+	// True while the neighbour's operator wants the session down.
+	RemoteAdminDown bool `protobuf:"varint,14,opt,name=remote_admin_down,json=remoteAdminDown,proto3" json:"remote_admin_down,omitempty"`
+	// Negotiated interval between packets sent.
+	TxInterval *durationpb.Duration `protobuf:"bytes,15,opt,name=tx_interval,json=txInterval,proto3" json:"tx_interval,omitempty"`
+	// Negotiated detection time: so long nothing is heard before the session is down.
+	Detection *durationpb.Duration `protobuf:"bytes,16,opt,name=detection,proto3" json:"detection,omitempty"`
+	// Packets accepted.
+	Received *uint64 `protobuf:"varint,17,opt,name=received,proto3,oneof" json:"received,omitempty"`
+	// Packets sent.
+	Sent *uint64 `protobuf:"varint,18,opt,name=sent,proto3,oneof" json:"sent,omitempty"`
+	// How often the session came up.
+	Ups *uint64 `protobuf:"varint,19,opt,name=ups,proto3,oneof" json:"ups,omitempty"`
+	// How often it went down.
+	Downs *uint64 `protobuf:"varint,20,opt,name=downs,proto3,oneof" json:"downs,omitempty"`
+	// Packets dropped, by reason.
+	Dropped map[string]uint64 `protobuf:"bytes,21,rep,name=dropped,proto3" json:"dropped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Why the session has no socket, "" when it has.
+	Problem       string `protobuf:"bytes,22,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BfdSession) Reset() {
+	*x = BfdSession{}
+	mi := &file_fabric_v1_status_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BfdSession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BfdSession) ProtoMessage() {}
+
+func (x *BfdSession) ProtoReflect() protoreflect.Message {
+	mi := &file_fabric_v1_status_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BfdSession.ProtoReflect.Descriptor instead.
+func (*BfdSession) Descriptor() ([]byte, []int) {
+	return file_fabric_v1_status_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *BfdSession) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *BfdSession) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *BfdSession) GetVrf() string {
+	if x != nil {
+		return x.Vrf
+	}
+	return ""
+}
+
+func (x *BfdSession) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *BfdSession) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *BfdSession) GetLocal() string {
+	if x != nil {
+		return x.Local
+	}
+	return ""
+}
+
+func (x *BfdSession) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *BfdSession) GetMultihop() bool {
+	if x != nil {
+		return x.Multihop
+	}
+	return false
+}
+
+func (x *BfdSession) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *BfdSession) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *BfdSession) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *BfdSession) GetRemoteState() string {
+	if x != nil {
+		return x.RemoteState
+	}
+	return ""
+}
+
+func (x *BfdSession) GetRemoteDiag() string {
+	if x != nil {
+		return x.RemoteDiag
+	}
+	return ""
+}
+
+func (x *BfdSession) GetRemoteAdminDown() bool {
+	if x != nil {
+		return x.RemoteAdminDown
+	}
+	return false
+}
+
+func (x *BfdSession) GetTxInterval() *durationpb.Duration {
+	if x != nil {
+		return x.TxInterval
+	}
+	return nil
+}
+
+func (x *BfdSession) GetDetection() *durationpb.Duration {
+	if x != nil {
+		return x.Detection
+	}
+	return nil
+}
+
+func (x *BfdSession) GetReceived() uint64 {
+	if x != nil && x.Received != nil {
+		return *x.Received
+	}
+	return 0
+}
+
+func (x *BfdSession) GetSent() uint64 {
+	if x != nil && x.Sent != nil {
+		return *x.Sent
+	}
+	return 0
+}
+
+func (x *BfdSession) GetUps() uint64 {
+	if x != nil && x.Ups != nil {
+		return *x.Ups
+	}
+	return 0
+}
+
+func (x *BfdSession) GetDowns() uint64 {
+	if x != nil && x.Downs != nil {
+		return *x.Downs
+	}
+	return 0
+}
+
+func (x *BfdSession) GetDropped() map[string]uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
+}
+
+func (x *BfdSession) GetProblem() string {
+	if x != nil {
+		return x.Problem
 	}
 	return ""
 }
@@ -1161,7 +1487,7 @@ type Cloud struct {
 
 func (x *Cloud) Reset() {
 	*x = Cloud{}
-	mi := &file_fabric_v1_status_proto_msgTypes[7]
+	mi := &file_fabric_v1_status_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +1499,7 @@ func (x *Cloud) String() string {
 func (*Cloud) ProtoMessage() {}
 
 func (x *Cloud) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_status_proto_msgTypes[7]
+	mi := &file_fabric_v1_status_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,7 +1512,7 @@ func (x *Cloud) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cloud.ProtoReflect.Descriptor instead.
 func (*Cloud) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_status_proto_rawDescGZIP(), []int{7}
+	return file_fabric_v1_status_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Cloud) GetProvider() string {
@@ -1304,7 +1630,7 @@ type CloudEntry struct {
 
 func (x *CloudEntry) Reset() {
 	*x = CloudEntry{}
-	mi := &file_fabric_v1_status_proto_msgTypes[8]
+	mi := &file_fabric_v1_status_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1316,7 +1642,7 @@ func (x *CloudEntry) String() string {
 func (*CloudEntry) ProtoMessage() {}
 
 func (x *CloudEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_status_proto_msgTypes[8]
+	mi := &file_fabric_v1_status_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1329,7 +1655,7 @@ func (x *CloudEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloudEntry.ProtoReflect.Descriptor instead.
 func (*CloudEntry) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_status_proto_rawDescGZIP(), []int{8}
+	return file_fabric_v1_status_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CloudEntry) GetPrefix() string {
@@ -1403,7 +1729,7 @@ const file_fabric_v1_status_proto_rawDesc = "" +
 	"\x06kernel\x18\n" +
 	" \x01(\rR\x06kernel\x12\x17\n" +
 	"\ain_sync\x18\v \x01(\bR\x06inSync\x12\x14\n" +
-	"\x05error\x18\f \x01(\tR\x05error\"\xf5\x04\n" +
+	"\x05error\x18\f \x01(\tR\x05error\"\x87\x05\n" +
 	"\x04Peer\x12\x10\n" +
 	"\x03vrf\x18\x01 \x01(\tR\x03vrf\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1432,7 +1758,8 @@ const file_fabric_v1_status_proto_rawDesc = "" +
 	"last_error\x18\x12 \x01(\tR\tlastError\x12-\n" +
 	"\x04hold\x18\x13 \x01(\v2\x19.google.protobuf.DurationR\x04hold\x127\n" +
 	"\tkeepalive\x18\x14 \x01(\v2\x19.google.protobuf.DurationR\tkeepalive\x12\x14\n" +
-	"\x05flaps\x18\x15 \x01(\rR\x05flaps\"\xb1\x01\n" +
+	"\x05flaps\x18\x15 \x01(\rR\x05flaps\x12\x10\n" +
+	"\x03bfd\x18\x16 \x01(\tR\x03bfd\"\xb1\x01\n" +
 	"\x06Prefix\x12\x10\n" +
 	"\x03vrf\x18\x01 \x01(\tR\x03vrf\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x19\n" +
@@ -1463,12 +1790,12 @@ const file_fabric_v1_status_proto_rawDesc = "" +
 	"\tCandidate\x12&\n" +
 	"\x05route\x18\x01 \x01(\v2\x10.fabric.v1.RouteR\x05route\x12\x12\n" +
 	"\x04best\x18\x02 \x01(\bR\x04best\x12\x10\n" +
-	"\x03why\x18\x03 \x01(\tR\x03why\"\xf2\x03\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\"\xe7\x04\n" +
 	"\x06Tunnel\x12\x16\n" +
 	"\x06remote\x18\x01 \x01(\tR\x06remote\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
-	"\x06device\x18\x03 \x01(\tR\x06device\x12\x12\n" +
-	"\x04rank\x18\x04 \x01(\rR\x04rank\x12\x12\n" +
+	"\x06device\x18\x03 \x01(\tR\x06device\x12\x17\n" +
+	"\x04rank\x18\x04 \x01(\rH\x00R\x04rank\x88\x01\x01\x12\x12\n" +
 	"\x04kind\x18\x05 \x01(\tR\x04kind\x12&\n" +
 	"\x0eimplementation\x18\x06 \x01(\tR\x0eimplementation\x12\x14\n" +
 	"\x05state\x18\a \x01(\tR\x05state\x12\x16\n" +
@@ -1479,11 +1806,54 @@ const file_fabric_v1_status_proto_rawDesc = "" +
 	"\bendpoint\x18\v \x01(\tR\bendpoint\x12\x1f\n" +
 	"\vlisten_port\x18\f \x01(\rR\n" +
 	"listenPort\x12A\n" +
-	"\x0elast_handshake\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\rlastHandshake\x12\x19\n" +
-	"\brx_bytes\x18\x0e \x01(\x04R\arxBytes\x12\x19\n" +
-	"\btx_bytes\x18\x0f \x01(\x04R\atxBytes\x12\x10\n" +
+	"\x0elast_handshake\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\rlastHandshake\x12\x1e\n" +
+	"\brx_bytes\x18\x0e \x01(\x04H\x01R\arxBytes\x88\x01\x01\x12\x1e\n" +
+	"\btx_bytes\x18\x0f \x01(\x04H\x02R\atxBytes\x88\x01\x01\x12\x10\n" +
 	"\x03mtu\x18\x10 \x01(\rR\x03mtu\x12\x14\n" +
-	"\x05error\x18\x11 \x01(\tR\x05error\"\x8c\x03\n" +
+	"\x05error\x18\x11 \x01(\tR\x05error\x12\x18\n" +
+	"\adrained\x18\x12 \x01(\bR\adrained\x12'\n" +
+	"\x03bfd\x18\x13 \x01(\v2\x15.fabric.v1.BfdSessionR\x03bfdB\a\n" +
+	"\x05_rankB\v\n" +
+	"\t_rx_bytesB\v\n" +
+	"\t_tx_bytes\"v\n" +
+	"\fTunnelChange\x12)\n" +
+	"\x06tunnel\x18\x01 \x01(\v2\x11.fabric.v1.TunnelR\x06tunnel\x12\x16\n" +
+	"\x06active\x18\x02 \x01(\tR\x06active\x12#\n" +
+	"\ractive_device\x18\x03 \x01(\tR\factiveDevice\"\xb3\x06\n" +
+	"\n" +
+	"BfdSession\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06device\x18\x02 \x01(\tR\x06device\x12\x10\n" +
+	"\x03vrf\x18\x03 \x01(\tR\x03vrf\x12\x12\n" +
+	"\x04peer\x18\x04 \x01(\tR\x04peer\x12\x1c\n" +
+	"\tinterface\x18\x05 \x01(\tR\tinterface\x12\x14\n" +
+	"\x05local\x18\x06 \x01(\tR\x05local\x12\x16\n" +
+	"\x06remote\x18\a \x01(\tR\x06remote\x12\x1a\n" +
+	"\bmultihop\x18\b \x01(\bR\bmultihop\x12\x14\n" +
+	"\x05state\x18\t \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\n" +
+	" \x01(\tR\x06reason\x120\n" +
+	"\x05since\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12!\n" +
+	"\fremote_state\x18\f \x01(\tR\vremoteState\x12\x1f\n" +
+	"\vremote_diag\x18\r \x01(\tR\n" +
+	"remoteDiag\x12*\n" +
+	"\x11remote_admin_down\x18\x0e \x01(\bR\x0fremoteAdminDown\x12:\n" +
+	"\vtx_interval\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"txInterval\x127\n" +
+	"\tdetection\x18\x10 \x01(\v2\x19.google.protobuf.DurationR\tdetection\x12\x1f\n" +
+	"\breceived\x18\x11 \x01(\x04H\x00R\breceived\x88\x01\x01\x12\x17\n" +
+	"\x04sent\x18\x12 \x01(\x04H\x01R\x04sent\x88\x01\x01\x12\x15\n" +
+	"\x03ups\x18\x13 \x01(\x04H\x02R\x03ups\x88\x01\x01\x12\x19\n" +
+	"\x05downs\x18\x14 \x01(\x04H\x03R\x05downs\x88\x01\x01\x12<\n" +
+	"\adropped\x18\x15 \x03(\v2\".fabric.v1.BfdSession.DroppedEntryR\adropped\x12\x18\n" +
+	"\aproblem\x18\x16 \x01(\tR\aproblem\x1a:\n" +
+	"\fDroppedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01B\v\n" +
+	"\t_receivedB\a\n" +
+	"\x05_sentB\x06\n" +
+	"\x04_upsB\b\n" +
+	"\x06_downs\"\x8c\x03\n" +
 	"\x05Cloud\x12\x1a\n" +
 	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x10\n" +
@@ -1519,7 +1889,7 @@ func file_fabric_v1_status_proto_rawDescGZIP() []byte {
 	return file_fabric_v1_status_proto_rawDescData
 }
 
-var file_fabric_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_fabric_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_fabric_v1_status_proto_goTypes = []any{
 	(*SiteStatus)(nil),            // 0: fabric.v1.SiteStatus
 	(*Vrf)(nil),                   // 1: fabric.v1.Vrf
@@ -1528,26 +1898,35 @@ var file_fabric_v1_status_proto_goTypes = []any{
 	(*Route)(nil),                 // 4: fabric.v1.Route
 	(*Candidate)(nil),             // 5: fabric.v1.Candidate
 	(*Tunnel)(nil),                // 6: fabric.v1.Tunnel
-	(*Cloud)(nil),                 // 7: fabric.v1.Cloud
-	(*CloudEntry)(nil),            // 8: fabric.v1.CloudEntry
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 10: google.protobuf.Duration
+	(*TunnelChange)(nil),          // 7: fabric.v1.TunnelChange
+	(*BfdSession)(nil),            // 8: fabric.v1.BfdSession
+	(*Cloud)(nil),                 // 9: fabric.v1.Cloud
+	(*CloudEntry)(nil),            // 10: fabric.v1.CloudEntry
+	nil,                           // 11: fabric.v1.BfdSession.DroppedEntry
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
 }
 var file_fabric_v1_status_proto_depIdxs = []int32{
-	9,  // 0: fabric.v1.SiteStatus.started:type_name -> google.protobuf.Timestamp
-	9,  // 1: fabric.v1.Peer.since:type_name -> google.protobuf.Timestamp
-	10, // 2: fabric.v1.Peer.hold:type_name -> google.protobuf.Duration
-	10, // 3: fabric.v1.Peer.keepalive:type_name -> google.protobuf.Duration
+	12, // 0: fabric.v1.SiteStatus.started:type_name -> google.protobuf.Timestamp
+	12, // 1: fabric.v1.Peer.since:type_name -> google.protobuf.Timestamp
+	13, // 2: fabric.v1.Peer.hold:type_name -> google.protobuf.Duration
+	13, // 3: fabric.v1.Peer.keepalive:type_name -> google.protobuf.Duration
 	4,  // 4: fabric.v1.Candidate.route:type_name -> fabric.v1.Route
-	9,  // 5: fabric.v1.Tunnel.since:type_name -> google.protobuf.Timestamp
-	9,  // 6: fabric.v1.Tunnel.last_handshake:type_name -> google.protobuf.Timestamp
-	8,  // 7: fabric.v1.Cloud.entries:type_name -> fabric.v1.CloudEntry
-	9,  // 8: fabric.v1.Cloud.last_sync:type_name -> google.protobuf.Timestamp
-	9,  // [9:9] is the sub-list for method output_type
-	9,  // [9:9] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	12, // 5: fabric.v1.Tunnel.since:type_name -> google.protobuf.Timestamp
+	12, // 6: fabric.v1.Tunnel.last_handshake:type_name -> google.protobuf.Timestamp
+	8,  // 7: fabric.v1.Tunnel.bfd:type_name -> fabric.v1.BfdSession
+	6,  // 8: fabric.v1.TunnelChange.tunnel:type_name -> fabric.v1.Tunnel
+	12, // 9: fabric.v1.BfdSession.since:type_name -> google.protobuf.Timestamp
+	13, // 10: fabric.v1.BfdSession.tx_interval:type_name -> google.protobuf.Duration
+	13, // 11: fabric.v1.BfdSession.detection:type_name -> google.protobuf.Duration
+	11, // 12: fabric.v1.BfdSession.dropped:type_name -> fabric.v1.BfdSession.DroppedEntry
+	10, // 13: fabric.v1.Cloud.entries:type_name -> fabric.v1.CloudEntry
+	12, // 14: fabric.v1.Cloud.last_sync:type_name -> google.protobuf.Timestamp
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_fabric_v1_status_proto_init() }
@@ -1555,13 +1934,15 @@ func file_fabric_v1_status_proto_init() {
 	if File_fabric_v1_status_proto != nil {
 		return
 	}
+	file_fabric_v1_status_proto_msgTypes[6].OneofWrappers = []any{}
+	file_fabric_v1_status_proto_msgTypes[8].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fabric_v1_status_proto_rawDesc), len(file_fabric_v1_status_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

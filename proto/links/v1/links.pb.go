@@ -12,6 +12,7 @@ package linksv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -93,10 +94,12 @@ type Plan struct {
 	Fabric  string `protobuf:"bytes,2,opt,name=fabric,proto3" json:"fabric,omitempty"`
 	Gateway string `protobuf:"bytes,3,opt,name=gateway,proto3" json:"gateway,omitempty"`
 	// Vtep is this gateway's own tunnel endpoint loopback.
-	Vtep          string        `protobuf:"bytes,4,opt,name=vtep,proto3" json:"vtep,omitempty"`
-	Tunnels       []*Tunnel     `protobuf:"bytes,5,rep,name=tunnels,proto3" json:"tunnels,omitempty"`
-	Vteps         []*RemoteVTEP `protobuf:"bytes,6,rep,name=vteps,proto3" json:"vteps,omitempty"`
-	NextHops      []*NextHop    `protobuf:"bytes,7,rep,name=next_hops,json=nextHops,proto3" json:"next_hops,omitempty"`
+	Vtep     string        `protobuf:"bytes,4,opt,name=vtep,proto3" json:"vtep,omitempty"`
+	Tunnels  []*Tunnel     `protobuf:"bytes,5,rep,name=tunnels,proto3" json:"tunnels,omitempty"`
+	Vteps    []*RemoteVTEP `protobuf:"bytes,6,rep,name=vteps,proto3" json:"vteps,omitempty"`
+	NextHops []*NextHop    `protobuf:"bytes,7,rep,name=next_hops,json=nextHops,proto3" json:"next_hops,omitempty"`
+	// Sessions with third-party peers; those on tunnels are the tunnels'.
+	Sessions      []*Session `protobuf:"bytes,8,rep,name=sessions,proto3" json:"sessions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -180,6 +183,214 @@ func (x *Plan) GetNextHops() []*NextHop {
 	return nil
 }
 
+func (x *Plan) GetSessions() []*Session {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
+// BFD are the timers of a session (RFC 5880).
+type BFD struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Interval_ms is how often packets are sent and wanted, at most, in milliseconds.
+	IntervalMs int32 `protobuf:"varint,1,opt,name=interval_ms,json=intervalMs,proto3" json:"interval_ms,omitempty"`
+	// Multiplier is the detect multiplier.
+	Multiplier    int32 `protobuf:"varint,2,opt,name=multiplier,proto3" json:"multiplier,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BFD) Reset() {
+	*x = BFD{}
+	mi := &file_links_v1_links_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BFD) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BFD) ProtoMessage() {}
+
+func (x *BFD) ProtoReflect() protoreflect.Message {
+	mi := &file_links_v1_links_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BFD.ProtoReflect.Descriptor instead.
+func (*BFD) Descriptor() ([]byte, []int) {
+	return file_links_v1_links_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *BFD) GetIntervalMs() int32 {
+	if x != nil {
+		return x.IntervalMs
+	}
+	return 0
+}
+
+func (x *BFD) GetMultiplier() int32 {
+	if x != nil {
+		return x.Multiplier
+	}
+	return 0
+}
+
+// Session is a BFD session with a third-party peer. It names a key file and holds no key.
+type Session struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Bfd   *BFD                   `protobuf:"bytes,1,opt,name=bfd,proto3" json:"bfd,omitempty"`
+	// Name is VRF/PEER.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Vrf  string `protobuf:"bytes,3,opt,name=vrf,proto3" json:"vrf,omitempty"`
+	Peer string `protobuf:"bytes,4,opt,name=peer,proto3" json:"peer,omitempty"`
+	// Vrf_device is the VRF's device; empty where rules stand in for it.
+	VrfDevice string `protobuf:"bytes,5,opt,name=vrf_device,json=vrfDevice,proto3" json:"vrf_device,omitempty"`
+	// Interface holds a single hop session to a device; empty with several hops.
+	Interface string `protobuf:"bytes,6,opt,name=interface,proto3" json:"interface,omitempty"`
+	Local     string `protobuf:"bytes,7,opt,name=local,proto3" json:"local,omitempty"`
+	Remote    string `protobuf:"bytes,8,opt,name=remote,proto3" json:"remote,omitempty"`
+	// Multihop is RFC 5883; min_ttl the least TTL accepted then.
+	Multihop bool  `protobuf:"varint,9,opt,name=multihop,proto3" json:"multihop,omitempty"`
+	MinTtl   int32 `protobuf:"varint,10,opt,name=min_ttl,json=minTtl,proto3" json:"min_ttl,omitempty"`
+	// Auth is empty, "simple", "sha1" or "meticulous-sha1".
+	Auth          string `protobuf:"bytes,11,opt,name=auth,proto3" json:"auth,omitempty"`
+	KeyId         int32  `protobuf:"varint,12,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	KeyFile       string `protobuf:"bytes,13,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Session) Reset() {
+	*x = Session{}
+	mi := &file_links_v1_links_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Session) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Session) ProtoMessage() {}
+
+func (x *Session) ProtoReflect() protoreflect.Message {
+	mi := &file_links_v1_links_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Session.ProtoReflect.Descriptor instead.
+func (*Session) Descriptor() ([]byte, []int) {
+	return file_links_v1_links_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Session) GetBfd() *BFD {
+	if x != nil {
+		return x.Bfd
+	}
+	return nil
+}
+
+func (x *Session) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Session) GetVrf() string {
+	if x != nil {
+		return x.Vrf
+	}
+	return ""
+}
+
+func (x *Session) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *Session) GetVrfDevice() string {
+	if x != nil {
+		return x.VrfDevice
+	}
+	return ""
+}
+
+func (x *Session) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *Session) GetLocal() string {
+	if x != nil {
+		return x.Local
+	}
+	return ""
+}
+
+func (x *Session) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *Session) GetMultihop() bool {
+	if x != nil {
+		return x.Multihop
+	}
+	return false
+}
+
+func (x *Session) GetMinTtl() int32 {
+	if x != nil {
+		return x.MinTtl
+	}
+	return 0
+}
+
+func (x *Session) GetAuth() string {
+	if x != nil {
+		return x.Auth
+	}
+	return ""
+}
+
+func (x *Session) GetKeyId() int32 {
+	if x != nil {
+		return x.KeyId
+	}
+	return 0
+}
+
+func (x *Session) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
+	}
+	return ""
+}
+
 // Tunnel is one WireGuard interface to one remote gateway.
 type Tunnel struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -202,14 +413,16 @@ type Tunnel struct {
 	PublicKey      string `protobuf:"bytes,11,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
 	PrivateKeyFile string `protobuf:"bytes,12,opt,name=private_key_file,json=privateKeyFile,proto3" json:"private_key_file,omitempty"`
 	// Keepalive in seconds; 0 is off.
-	Keepalive     int32 `protobuf:"varint,13,opt,name=keepalive,proto3" json:"keepalive,omitempty"`
+	Keepalive int32 `protobuf:"varint,13,opt,name=keepalive,proto3" json:"keepalive,omitempty"`
+	// Bfd is the session between the link-local addresses; none in a plan of an older fabric-site.
+	Bfd           *BFD `protobuf:"bytes,14,opt,name=bfd,proto3" json:"bfd,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Tunnel) Reset() {
 	*x = Tunnel{}
-	mi := &file_links_v1_links_proto_msgTypes[1]
+	mi := &file_links_v1_links_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -221,7 +434,7 @@ func (x *Tunnel) String() string {
 func (*Tunnel) ProtoMessage() {}
 
 func (x *Tunnel) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[1]
+	mi := &file_links_v1_links_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -234,7 +447,7 @@ func (x *Tunnel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tunnel.ProtoReflect.Descriptor instead.
 func (*Tunnel) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{1}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Tunnel) GetDevice() string {
@@ -328,6 +541,13 @@ func (x *Tunnel) GetKeepalive() int32 {
 	return 0
 }
 
+func (x *Tunnel) GetBfd() *BFD {
+	if x != nil {
+		return x.Bfd
+	}
+	return nil
+}
+
 // RemoteVTEP is another gateway's tunnel endpoint and the ways to it.
 type RemoteVTEP struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -343,7 +563,7 @@ type RemoteVTEP struct {
 
 func (x *RemoteVTEP) Reset() {
 	*x = RemoteVTEP{}
-	mi := &file_links_v1_links_proto_msgTypes[2]
+	mi := &file_links_v1_links_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -355,7 +575,7 @@ func (x *RemoteVTEP) String() string {
 func (*RemoteVTEP) ProtoMessage() {}
 
 func (x *RemoteVTEP) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[2]
+	mi := &file_links_v1_links_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -368,7 +588,7 @@ func (x *RemoteVTEP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoteVTEP.ProtoReflect.Descriptor instead.
 func (*RemoteVTEP) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{2}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RemoteVTEP) GetGateway() string {
@@ -413,7 +633,7 @@ type NextHop struct {
 
 func (x *NextHop) Reset() {
 	*x = NextHop{}
-	mi := &file_links_v1_links_proto_msgTypes[3]
+	mi := &file_links_v1_links_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -425,7 +645,7 @@ func (x *NextHop) String() string {
 func (*NextHop) ProtoMessage() {}
 
 func (x *NextHop) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[3]
+	mi := &file_links_v1_links_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -438,7 +658,7 @@ func (x *NextHop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextHop.ProtoReflect.Descriptor instead.
 func (*NextHop) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{3}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *NextHop) GetId() uint32 {
@@ -485,7 +705,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_links_v1_links_proto_msgTypes[4]
+	mi := &file_links_v1_links_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -497,7 +717,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[4]
+	mi := &file_links_v1_links_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -510,7 +730,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{4}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ApplyRequest) GetPlan() *Plan {
@@ -531,7 +751,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_links_v1_links_proto_msgTypes[5]
+	mi := &file_links_v1_links_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -543,7 +763,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[5]
+	mi := &file_links_v1_links_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -556,7 +776,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{5}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ApplyResponse) GetDigest() string {
@@ -581,7 +801,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_links_v1_links_proto_msgTypes[6]
+	mi := &file_links_v1_links_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +813,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[6]
+	mi := &file_links_v1_links_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +826,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{6}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{8}
 }
 
 type GetResponse struct {
@@ -618,7 +838,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_links_v1_links_proto_msgTypes[7]
+	mi := &file_links_v1_links_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -630,7 +850,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[7]
+	mi := &file_links_v1_links_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -643,7 +863,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{7}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetResponse) GetState() *State {
@@ -661,7 +881,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_links_v1_links_proto_msgTypes[8]
+	mi := &file_links_v1_links_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -673,7 +893,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[8]
+	mi := &file_links_v1_links_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -686,7 +906,96 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{8}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{10}
+}
+
+type DrainRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Device of the tunnel.
+	Device        string `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	Drained       bool   `protobuf:"varint,2,opt,name=drained,proto3" json:"drained,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainRequest) Reset() {
+	*x = DrainRequest{}
+	mi := &file_links_v1_links_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainRequest) ProtoMessage() {}
+
+func (x *DrainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_links_v1_links_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
+func (*DrainRequest) Descriptor() ([]byte, []int) {
+	return file_links_v1_links_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DrainRequest) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *DrainRequest) GetDrained() bool {
+	if x != nil {
+		return x.Drained
+	}
+	return false
+}
+
+type DrainResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainResponse) Reset() {
+	*x = DrainResponse{}
+	mi := &file_links_v1_links_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainResponse) ProtoMessage() {}
+
+func (x *DrainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_links_v1_links_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
+func (*DrainResponse) Descriptor() ([]byte, []int) {
+	return file_links_v1_links_proto_rawDescGZIP(), []int{12}
 }
 
 type WatchResponse struct {
@@ -698,7 +1007,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_links_v1_links_proto_msgTypes[9]
+	mi := &file_links_v1_links_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -710,7 +1019,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[9]
+	mi := &file_links_v1_links_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -723,7 +1032,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{9}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WatchResponse) GetState() *State {
@@ -746,14 +1055,16 @@ type State struct {
 	Vteps    []*VTEPState           `protobuf:"bytes,6,rep,name=vteps,proto3" json:"vteps,omitempty"`
 	NextHops []*NextHopState        `protobuf:"bytes,7,rep,name=next_hops,json=nextHops,proto3" json:"next_hops,omitempty"`
 	// Objects that are not as planned, with their errors.
-	Problems      []*ObjectState `protobuf:"bytes,8,rep,name=problems,proto3" json:"problems,omitempty"`
+	Problems []*ObjectState `protobuf:"bytes,8,rep,name=problems,proto3" json:"problems,omitempty"`
+	// Sessions are the BFD sessions, those on tunnels first.
+	Sessions      []*SessionState `protobuf:"bytes,9,rep,name=sessions,proto3" json:"sessions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *State) Reset() {
 	*x = State{}
-	mi := &file_links_v1_links_proto_msgTypes[10]
+	mi := &file_links_v1_links_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +1076,7 @@ func (x *State) String() string {
 func (*State) ProtoMessage() {}
 
 func (x *State) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[10]
+	mi := &file_links_v1_links_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +1089,7 @@ func (x *State) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use State.ProtoReflect.Descriptor instead.
 func (*State) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{10}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *State) GetGateway() string {
@@ -837,6 +1148,234 @@ func (x *State) GetProblems() []*ObjectState {
 	return nil
 }
 
+func (x *State) GetSessions() []*SessionState {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
+// SessionState is one BFD session as it is (RFC 5880 section 6.8.1).
+type SessionState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name is the tunnel's, or VRF/PEER.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Device of the tunnel that the session watches, empty for a peer's.
+	Device string `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	// Vrf and peer of a third-party peer's session.
+	Vrf       string `protobuf:"bytes,3,opt,name=vrf,proto3" json:"vrf,omitempty"`
+	Peer      string `protobuf:"bytes,4,opt,name=peer,proto3" json:"peer,omitempty"`
+	Interface string `protobuf:"bytes,5,opt,name=interface,proto3" json:"interface,omitempty"`
+	Local     string `protobuf:"bytes,6,opt,name=local,proto3" json:"local,omitempty"`
+	Remote    string `protobuf:"bytes,7,opt,name=remote,proto3" json:"remote,omitempty"`
+	Multihop  bool   `protobuf:"varint,8,opt,name=multihop,proto3" json:"multihop,omitempty"`
+	// State is "up", "init", "down" or "admin-down"; reason says why.
+	State  string                 `protobuf:"bytes,9,opt,name=state,proto3" json:"state,omitempty"`
+	Reason string                 `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
+	Since  *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=since,proto3" json:"since,omitempty"`
+	// What the neighbour told last; remote_admin_down: its operator wants the session down.
+	RemoteState     string `protobuf:"bytes,12,opt,name=remote_state,json=remoteState,proto3" json:"remote_state,omitempty"`
+	RemoteDiag      string `protobuf:"bytes,13,opt,name=remote_diag,json=remoteDiag,proto3" json:"remote_diag,omitempty"`
+	RemoteAdminDown bool   `protobuf:"varint,14,opt,name=remote_admin_down,json=remoteAdminDown,proto3" json:"remote_admin_down,omitempty"`
+	// Negotiated interval and detection time.
+	TxInterval *durationpb.Duration `protobuf:"bytes,15,opt,name=tx_interval,json=txInterval,proto3" json:"tx_interval,omitempty"`
+	Detection  *durationpb.Duration `protobuf:"bytes,16,opt,name=detection,proto3" json:"detection,omitempty"`
+	Received   uint64               `protobuf:"varint,17,opt,name=received,proto3" json:"received,omitempty"`
+	Sent       uint64               `protobuf:"varint,18,opt,name=sent,proto3" json:"sent,omitempty"`
+	Ups        uint64               `protobuf:"varint,19,opt,name=ups,proto3" json:"ups,omitempty"`
+	Downs      uint64               `protobuf:"varint,20,opt,name=downs,proto3" json:"downs,omitempty"`
+	// Dropped packets by reason.
+	Dropped map[string]uint64 `protobuf:"bytes,21,rep,name=dropped,proto3" json:"dropped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Problem says why the session has no socket.
+	Problem       string `protobuf:"bytes,22,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionState) Reset() {
+	*x = SessionState{}
+	mi := &file_links_v1_links_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionState) ProtoMessage() {}
+
+func (x *SessionState) ProtoReflect() protoreflect.Message {
+	mi := &file_links_v1_links_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionState.ProtoReflect.Descriptor instead.
+func (*SessionState) Descriptor() ([]byte, []int) {
+	return file_links_v1_links_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SessionState) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SessionState) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *SessionState) GetVrf() string {
+	if x != nil {
+		return x.Vrf
+	}
+	return ""
+}
+
+func (x *SessionState) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *SessionState) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *SessionState) GetLocal() string {
+	if x != nil {
+		return x.Local
+	}
+	return ""
+}
+
+func (x *SessionState) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *SessionState) GetMultihop() bool {
+	if x != nil {
+		return x.Multihop
+	}
+	return false
+}
+
+func (x *SessionState) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *SessionState) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *SessionState) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *SessionState) GetRemoteState() string {
+	if x != nil {
+		return x.RemoteState
+	}
+	return ""
+}
+
+func (x *SessionState) GetRemoteDiag() string {
+	if x != nil {
+		return x.RemoteDiag
+	}
+	return ""
+}
+
+func (x *SessionState) GetRemoteAdminDown() bool {
+	if x != nil {
+		return x.RemoteAdminDown
+	}
+	return false
+}
+
+func (x *SessionState) GetTxInterval() *durationpb.Duration {
+	if x != nil {
+		return x.TxInterval
+	}
+	return nil
+}
+
+func (x *SessionState) GetDetection() *durationpb.Duration {
+	if x != nil {
+		return x.Detection
+	}
+	return nil
+}
+
+func (x *SessionState) GetReceived() uint64 {
+	if x != nil {
+		return x.Received
+	}
+	return 0
+}
+
+func (x *SessionState) GetSent() uint64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
+func (x *SessionState) GetUps() uint64 {
+	if x != nil {
+		return x.Ups
+	}
+	return 0
+}
+
+func (x *SessionState) GetDowns() uint64 {
+	if x != nil {
+		return x.Downs
+	}
+	return 0
+}
+
+func (x *SessionState) GetDropped() map[string]uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
+}
+
+func (x *SessionState) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
 // TunnelState is one tunnel as it is.
 type TunnelState struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -861,13 +1400,15 @@ type TunnelState struct {
 	TxBytes       uint64                 `protobuf:"varint,15,opt,name=tx_bytes,json=txBytes,proto3" json:"tx_bytes,omitempty"`
 	Mtu           int32                  `protobuf:"varint,16,opt,name=mtu,proto3" json:"mtu,omitempty"`
 	Error         string                 `protobuf:"bytes,17,opt,name=error,proto3" json:"error,omitempty"`
+	// Drained: the operator has taken traffic off this tunnel as long as there is another.
+	Drained       bool `protobuf:"varint,18,opt,name=drained,proto3" json:"drained,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TunnelState) Reset() {
 	*x = TunnelState{}
-	mi := &file_links_v1_links_proto_msgTypes[11]
+	mi := &file_links_v1_links_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -879,7 +1420,7 @@ func (x *TunnelState) String() string {
 func (*TunnelState) ProtoMessage() {}
 
 func (x *TunnelState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[11]
+	mi := &file_links_v1_links_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -892,7 +1433,7 @@ func (x *TunnelState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelState.ProtoReflect.Descriptor instead.
 func (*TunnelState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{11}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TunnelState) GetDevice() string {
@@ -1014,6 +1555,13 @@ func (x *TunnelState) GetError() string {
 	return ""
 }
 
+func (x *TunnelState) GetDrained() bool {
+	if x != nil {
+		return x.Drained
+	}
+	return false
+}
+
 // VTEPState is one remote VTEP as it is.
 type VTEPState struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -1029,7 +1577,7 @@ type VTEPState struct {
 
 func (x *VTEPState) Reset() {
 	*x = VTEPState{}
-	mi := &file_links_v1_links_proto_msgTypes[12]
+	mi := &file_links_v1_links_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1589,7 @@ func (x *VTEPState) String() string {
 func (*VTEPState) ProtoMessage() {}
 
 func (x *VTEPState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[12]
+	mi := &file_links_v1_links_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1602,7 @@ func (x *VTEPState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VTEPState.ProtoReflect.Descriptor instead.
 func (*VTEPState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{12}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *VTEPState) GetGateway() string {
@@ -1109,7 +1657,7 @@ type NextHopState struct {
 
 func (x *NextHopState) Reset() {
 	*x = NextHopState{}
-	mi := &file_links_v1_links_proto_msgTypes[13]
+	mi := &file_links_v1_links_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1121,7 +1669,7 @@ func (x *NextHopState) String() string {
 func (*NextHopState) ProtoMessage() {}
 
 func (x *NextHopState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[13]
+	mi := &file_links_v1_links_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1134,7 +1682,7 @@ func (x *NextHopState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextHopState.ProtoReflect.Descriptor instead.
 func (*NextHopState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{13}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *NextHopState) GetId() uint32 {
@@ -1182,7 +1730,7 @@ func (x *NextHopState) GetReason() string {
 // ObjectState is one object on the host.
 type ObjectState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Kind is "plan", "tunnel process", "link", "sysctl", "address", "wireguard", "route" or "next hop".
+	// Kind is "plan", "tunnel process", "link", "sysctl", "address", "wireguard", "route", "next hop" or "bfd session".
 	Kind   string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	Name   string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Status Status `protobuf:"varint,3,opt,name=status,proto3,enum=links.v1.Status" json:"status,omitempty"`
@@ -1194,7 +1742,7 @@ type ObjectState struct {
 
 func (x *ObjectState) Reset() {
 	*x = ObjectState{}
-	mi := &file_links_v1_links_proto_msgTypes[14]
+	mi := &file_links_v1_links_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1206,7 +1754,7 @@ func (x *ObjectState) String() string {
 func (*ObjectState) ProtoMessage() {}
 
 func (x *ObjectState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[14]
+	mi := &file_links_v1_links_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1219,7 +1767,7 @@ func (x *ObjectState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectState.ProtoReflect.Descriptor instead.
 func (*ObjectState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{14}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ObjectState) GetKind() string {
@@ -1254,7 +1802,7 @@ var File_links_v1_links_proto protoreflect.FileDescriptor
 
 const file_links_v1_links_proto_rawDesc = "" +
 	"\n" +
-	"\x14links/v1/links.proto\x12\blinks.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xee\x01\n" +
+	"\x14links/v1/links.proto\x12\blinks.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9d\x02\n" +
 	"\x04Plan\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x05R\aversion\x12\x16\n" +
 	"\x06fabric\x18\x02 \x01(\tR\x06fabric\x12\x18\n" +
@@ -1262,7 +1810,30 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\x04vtep\x18\x04 \x01(\tR\x04vtep\x12*\n" +
 	"\atunnels\x18\x05 \x03(\v2\x10.links.v1.TunnelR\atunnels\x12*\n" +
 	"\x05vteps\x18\x06 \x03(\v2\x14.links.v1.RemoteVTEPR\x05vteps\x12.\n" +
-	"\tnext_hops\x18\a \x03(\v2\x11.links.v1.NextHopR\bnextHops\"\xf5\x02\n" +
+	"\tnext_hops\x18\a \x03(\v2\x11.links.v1.NextHopR\bnextHops\x12-\n" +
+	"\bsessions\x18\b \x03(\v2\x11.links.v1.SessionR\bsessions\"F\n" +
+	"\x03BFD\x12\x1f\n" +
+	"\vinterval_ms\x18\x01 \x01(\x05R\n" +
+	"intervalMs\x12\x1e\n" +
+	"\n" +
+	"multiplier\x18\x02 \x01(\x05R\n" +
+	"multiplier\"\xca\x02\n" +
+	"\aSession\x12\x1f\n" +
+	"\x03bfd\x18\x01 \x01(\v2\r.links.v1.BFDR\x03bfd\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03vrf\x18\x03 \x01(\tR\x03vrf\x12\x12\n" +
+	"\x04peer\x18\x04 \x01(\tR\x04peer\x12\x1d\n" +
+	"\n" +
+	"vrf_device\x18\x05 \x01(\tR\tvrfDevice\x12\x1c\n" +
+	"\tinterface\x18\x06 \x01(\tR\tinterface\x12\x14\n" +
+	"\x05local\x18\a \x01(\tR\x05local\x12\x16\n" +
+	"\x06remote\x18\b \x01(\tR\x06remote\x12\x1a\n" +
+	"\bmultihop\x18\t \x01(\bR\bmultihop\x12\x17\n" +
+	"\amin_ttl\x18\n" +
+	" \x01(\x05R\x06minTtl\x12\x12\n" +
+	"\x04auth\x18\v \x01(\tR\x04auth\x12\x15\n" +
+	"\x06key_id\x18\f \x01(\x05R\x05keyId\x12\x19\n" +
+	"\bkey_file\x18\r \x01(\tR\akeyFile\"\x96\x03\n" +
 	"\x06Tunnel\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -1280,7 +1851,8 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\n" +
 	"public_key\x18\v \x01(\tR\tpublicKey\x12(\n" +
 	"\x10private_key_file\x18\f \x01(\tR\x0eprivateKeyFile\x12\x1c\n" +
-	"\tkeepalive\x18\r \x01(\x05R\tkeepalive\"n\n" +
+	"\tkeepalive\x18\r \x01(\x05R\tkeepalive\x12\x1f\n" +
+	"\x03bfd\x18\x0e \x01(\v2\r.links.v1.BFDR\x03bfd\"n\n" +
 	"\n" +
 	"RemoteVTEP\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x12\n" +
@@ -1302,9 +1874,13 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"GetRequest\"4\n" +
 	"\vGetResponse\x12%\n" +
 	"\x05state\x18\x01 \x01(\v2\x0f.links.v1.StateR\x05state\"\x0e\n" +
-	"\fWatchRequest\"6\n" +
+	"\fWatchRequest\"@\n" +
+	"\fDrainRequest\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12\x18\n" +
+	"\adrained\x18\x02 \x01(\bR\adrained\"\x0f\n" +
+	"\rDrainResponse\"6\n" +
 	"\rWatchResponse\x12%\n" +
-	"\x05state\x18\x01 \x01(\v2\x0f.links.v1.StateR\x05state\"\xcd\x02\n" +
+	"\x05state\x18\x01 \x01(\v2\x0f.links.v1.StateR\x05state\"\x81\x03\n" +
 	"\x05State\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x18\n" +
@@ -1313,7 +1889,37 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\atunnels\x18\x05 \x03(\v2\x15.links.v1.TunnelStateR\atunnels\x12)\n" +
 	"\x05vteps\x18\x06 \x03(\v2\x13.links.v1.VTEPStateR\x05vteps\x123\n" +
 	"\tnext_hops\x18\a \x03(\v2\x16.links.v1.NextHopStateR\bnextHops\x121\n" +
-	"\bproblems\x18\b \x03(\v2\x15.links.v1.ObjectStateR\bproblems\"\xf7\x03\n" +
+	"\bproblems\x18\b \x03(\v2\x15.links.v1.ObjectStateR\bproblems\x122\n" +
+	"\bsessions\x18\t \x03(\v2\x16.links.v1.SessionStateR\bsessions\"\xfa\x05\n" +
+	"\fSessionState\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06device\x18\x02 \x01(\tR\x06device\x12\x10\n" +
+	"\x03vrf\x18\x03 \x01(\tR\x03vrf\x12\x12\n" +
+	"\x04peer\x18\x04 \x01(\tR\x04peer\x12\x1c\n" +
+	"\tinterface\x18\x05 \x01(\tR\tinterface\x12\x14\n" +
+	"\x05local\x18\x06 \x01(\tR\x05local\x12\x16\n" +
+	"\x06remote\x18\a \x01(\tR\x06remote\x12\x1a\n" +
+	"\bmultihop\x18\b \x01(\bR\bmultihop\x12\x14\n" +
+	"\x05state\x18\t \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\n" +
+	" \x01(\tR\x06reason\x120\n" +
+	"\x05since\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12!\n" +
+	"\fremote_state\x18\f \x01(\tR\vremoteState\x12\x1f\n" +
+	"\vremote_diag\x18\r \x01(\tR\n" +
+	"remoteDiag\x12*\n" +
+	"\x11remote_admin_down\x18\x0e \x01(\bR\x0fremoteAdminDown\x12:\n" +
+	"\vtx_interval\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"txInterval\x127\n" +
+	"\tdetection\x18\x10 \x01(\v2\x19.google.protobuf.DurationR\tdetection\x12\x1a\n" +
+	"\breceived\x18\x11 \x01(\x04R\breceived\x12\x12\n" +
+	"\x04sent\x18\x12 \x01(\x04R\x04sent\x12\x10\n" +
+	"\x03ups\x18\x13 \x01(\x04R\x03ups\x12\x14\n" +
+	"\x05downs\x18\x14 \x01(\x04R\x05downs\x12=\n" +
+	"\adropped\x18\x15 \x03(\v2#.links.v1.SessionState.DroppedEntryR\adropped\x12\x18\n" +
+	"\aproblem\x18\x16 \x01(\tR\aproblem\x1a:\n" +
+	"\fDroppedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x91\x04\n" +
 	"\vTunnelState\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -1333,7 +1939,8 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\brx_bytes\x18\x0e \x01(\x04R\arxBytes\x12\x19\n" +
 	"\btx_bytes\x18\x0f \x01(\x04R\atxBytes\x12\x10\n" +
 	"\x03mtu\x18\x10 \x01(\x05R\x03mtu\x12\x14\n" +
-	"\x05error\x18\x11 \x01(\tR\x05error\"\x9b\x01\n" +
+	"\x05error\x18\x11 \x01(\tR\x05error\x12\x18\n" +
+	"\adrained\x18\x12 \x01(\bR\adrained\"\x9b\x01\n" +
 	"\tVTEPState\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\tR\x04addr\x12\x16\n" +
@@ -1357,11 +1964,12 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\tSTATUS_OK\x10\x01\x12\x12\n" +
 	"\x0eSTATUS_PENDING\x10\x02\x12\x10\n" +
 	"\fSTATUS_ERROR\x10\x03\x12\x12\n" +
-	"\x0eSTATUS_FOREIGN\x10\x042\xb8\x01\n" +
+	"\x0eSTATUS_FOREIGN\x10\x042\xf2\x01\n" +
 	"\fLinksService\x128\n" +
 	"\x05Apply\x12\x16.links.v1.ApplyRequest\x1a\x17.links.v1.ApplyResponse\x122\n" +
 	"\x03Get\x12\x14.links.v1.GetRequest\x1a\x15.links.v1.GetResponse\x12:\n" +
-	"\x05Watch\x12\x16.links.v1.WatchRequest\x1a\x17.links.v1.WatchResponse0\x01B\x1fZ\x1dfabric/proto/links/v1;linksv1b\x06proto3"
+	"\x05Watch\x12\x16.links.v1.WatchRequest\x1a\x17.links.v1.WatchResponse0\x01\x128\n" +
+	"\x05Drain\x12\x16.links.v1.DrainRequest\x1a\x17.links.v1.DrainResponseB\x1fZ\x1dfabric/proto/links/v1;linksv1b\x06proto3"
 
 var (
 	file_links_v1_links_proto_rawDescOnce sync.Once
@@ -1376,54 +1984,71 @@ func file_links_v1_links_proto_rawDescGZIP() []byte {
 }
 
 var file_links_v1_links_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_links_v1_links_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_links_v1_links_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_links_v1_links_proto_goTypes = []any{
 	(Status)(0),                   // 0: links.v1.Status
 	(*Plan)(nil),                  // 1: links.v1.Plan
-	(*Tunnel)(nil),                // 2: links.v1.Tunnel
-	(*RemoteVTEP)(nil),            // 3: links.v1.RemoteVTEP
-	(*NextHop)(nil),               // 4: links.v1.NextHop
-	(*ApplyRequest)(nil),          // 5: links.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 6: links.v1.ApplyResponse
-	(*GetRequest)(nil),            // 7: links.v1.GetRequest
-	(*GetResponse)(nil),           // 8: links.v1.GetResponse
-	(*WatchRequest)(nil),          // 9: links.v1.WatchRequest
-	(*WatchResponse)(nil),         // 10: links.v1.WatchResponse
-	(*State)(nil),                 // 11: links.v1.State
-	(*TunnelState)(nil),           // 12: links.v1.TunnelState
-	(*VTEPState)(nil),             // 13: links.v1.VTEPState
-	(*NextHopState)(nil),          // 14: links.v1.NextHopState
-	(*ObjectState)(nil),           // 15: links.v1.ObjectState
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(*BFD)(nil),                   // 2: links.v1.BFD
+	(*Session)(nil),               // 3: links.v1.Session
+	(*Tunnel)(nil),                // 4: links.v1.Tunnel
+	(*RemoteVTEP)(nil),            // 5: links.v1.RemoteVTEP
+	(*NextHop)(nil),               // 6: links.v1.NextHop
+	(*ApplyRequest)(nil),          // 7: links.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 8: links.v1.ApplyResponse
+	(*GetRequest)(nil),            // 9: links.v1.GetRequest
+	(*GetResponse)(nil),           // 10: links.v1.GetResponse
+	(*WatchRequest)(nil),          // 11: links.v1.WatchRequest
+	(*DrainRequest)(nil),          // 12: links.v1.DrainRequest
+	(*DrainResponse)(nil),         // 13: links.v1.DrainResponse
+	(*WatchResponse)(nil),         // 14: links.v1.WatchResponse
+	(*State)(nil),                 // 15: links.v1.State
+	(*SessionState)(nil),          // 16: links.v1.SessionState
+	(*TunnelState)(nil),           // 17: links.v1.TunnelState
+	(*VTEPState)(nil),             // 18: links.v1.VTEPState
+	(*NextHopState)(nil),          // 19: links.v1.NextHopState
+	(*ObjectState)(nil),           // 20: links.v1.ObjectState
+	nil,                           // 21: links.v1.SessionState.DroppedEntry
+	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
 }
 var file_links_v1_links_proto_depIdxs = []int32{
-	2,  // 0: links.v1.Plan.tunnels:type_name -> links.v1.Tunnel
-	3,  // 1: links.v1.Plan.vteps:type_name -> links.v1.RemoteVTEP
-	4,  // 2: links.v1.Plan.next_hops:type_name -> links.v1.NextHop
-	1,  // 3: links.v1.ApplyRequest.plan:type_name -> links.v1.Plan
-	15, // 4: links.v1.ApplyResponse.objects:type_name -> links.v1.ObjectState
-	11, // 5: links.v1.GetResponse.state:type_name -> links.v1.State
-	11, // 6: links.v1.WatchResponse.state:type_name -> links.v1.State
-	16, // 7: links.v1.State.started:type_name -> google.protobuf.Timestamp
-	12, // 8: links.v1.State.tunnels:type_name -> links.v1.TunnelState
-	13, // 9: links.v1.State.vteps:type_name -> links.v1.VTEPState
-	14, // 10: links.v1.State.next_hops:type_name -> links.v1.NextHopState
-	15, // 11: links.v1.State.problems:type_name -> links.v1.ObjectState
-	16, // 12: links.v1.TunnelState.since:type_name -> google.protobuf.Timestamp
-	16, // 13: links.v1.TunnelState.last_handshake:type_name -> google.protobuf.Timestamp
-	16, // 14: links.v1.VTEPState.since:type_name -> google.protobuf.Timestamp
-	0,  // 15: links.v1.ObjectState.status:type_name -> links.v1.Status
-	5,  // 16: links.v1.LinksService.Apply:input_type -> links.v1.ApplyRequest
-	7,  // 17: links.v1.LinksService.Get:input_type -> links.v1.GetRequest
-	9,  // 18: links.v1.LinksService.Watch:input_type -> links.v1.WatchRequest
-	6,  // 19: links.v1.LinksService.Apply:output_type -> links.v1.ApplyResponse
-	8,  // 20: links.v1.LinksService.Get:output_type -> links.v1.GetResponse
-	10, // 21: links.v1.LinksService.Watch:output_type -> links.v1.WatchResponse
-	19, // [19:22] is the sub-list for method output_type
-	16, // [16:19] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	4,  // 0: links.v1.Plan.tunnels:type_name -> links.v1.Tunnel
+	5,  // 1: links.v1.Plan.vteps:type_name -> links.v1.RemoteVTEP
+	6,  // 2: links.v1.Plan.next_hops:type_name -> links.v1.NextHop
+	3,  // 3: links.v1.Plan.sessions:type_name -> links.v1.Session
+	2,  // 4: links.v1.Session.bfd:type_name -> links.v1.BFD
+	2,  // 5: links.v1.Tunnel.bfd:type_name -> links.v1.BFD
+	1,  // 6: links.v1.ApplyRequest.plan:type_name -> links.v1.Plan
+	20, // 7: links.v1.ApplyResponse.objects:type_name -> links.v1.ObjectState
+	15, // 8: links.v1.GetResponse.state:type_name -> links.v1.State
+	15, // 9: links.v1.WatchResponse.state:type_name -> links.v1.State
+	22, // 10: links.v1.State.started:type_name -> google.protobuf.Timestamp
+	17, // 11: links.v1.State.tunnels:type_name -> links.v1.TunnelState
+	18, // 12: links.v1.State.vteps:type_name -> links.v1.VTEPState
+	19, // 13: links.v1.State.next_hops:type_name -> links.v1.NextHopState
+	20, // 14: links.v1.State.problems:type_name -> links.v1.ObjectState
+	16, // 15: links.v1.State.sessions:type_name -> links.v1.SessionState
+	22, // 16: links.v1.SessionState.since:type_name -> google.protobuf.Timestamp
+	23, // 17: links.v1.SessionState.tx_interval:type_name -> google.protobuf.Duration
+	23, // 18: links.v1.SessionState.detection:type_name -> google.protobuf.Duration
+	21, // 19: links.v1.SessionState.dropped:type_name -> links.v1.SessionState.DroppedEntry
+	22, // 20: links.v1.TunnelState.since:type_name -> google.protobuf.Timestamp
+	22, // 21: links.v1.TunnelState.last_handshake:type_name -> google.protobuf.Timestamp
+	22, // 22: links.v1.VTEPState.since:type_name -> google.protobuf.Timestamp
+	0,  // 23: links.v1.ObjectState.status:type_name -> links.v1.Status
+	7,  // 24: links.v1.LinksService.Apply:input_type -> links.v1.ApplyRequest
+	9,  // 25: links.v1.LinksService.Get:input_type -> links.v1.GetRequest
+	11, // 26: links.v1.LinksService.Watch:input_type -> links.v1.WatchRequest
+	12, // 27: links.v1.LinksService.Drain:input_type -> links.v1.DrainRequest
+	8,  // 28: links.v1.LinksService.Apply:output_type -> links.v1.ApplyResponse
+	10, // 29: links.v1.LinksService.Get:output_type -> links.v1.GetResponse
+	14, // 30: links.v1.LinksService.Watch:output_type -> links.v1.WatchResponse
+	13, // 31: links.v1.LinksService.Drain:output_type -> links.v1.DrainResponse
+	28, // [28:32] is the sub-list for method output_type
+	24, // [24:28] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_links_v1_links_proto_init() }
@@ -1437,7 +2062,7 @@ func file_links_v1_links_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_links_v1_links_proto_rawDesc), len(file_links_v1_links_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ const (
 	LinksService_Apply_FullMethodName = "/links.v1.LinksService/Apply"
 	LinksService_Get_FullMethodName   = "/links.v1.LinksService/Get"
 	LinksService_Watch_FullMethodName = "/links.v1.LinksService/Watch"
+	LinksService_Drain_FullMethodName = "/links.v1.LinksService/Drain"
 )
 
 // LinksServiceClient is the client API for LinksService service.
@@ -42,6 +43,10 @@ type LinksServiceClient interface {
 	// Watch sends the whole state at once and again after every pass that changed it. A slow reader misses states in between,
 	// never the last one.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
+	// Drain takes traffic off a tunnel, at both ends, as long as there is another that is up, or gives it back. It is kept on disk and
+	// survives restarts. The answer comes after the pass. Status: NOT_FOUND for a device that is no tunnel's, INTERNAL if it cannot be
+	// kept on disk (nothing changes then).
+	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error)
 }
 
 type linksServiceClient struct {
@@ -91,6 +96,16 @@ func (c *linksServiceClient) Watch(ctx context.Context, in *WatchRequest, opts .
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type LinksService_WatchClient = grpc.ServerStreamingClient[WatchResponse]
 
+func (c *linksServiceClient) Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrainResponse)
+	err := c.cc.Invoke(ctx, LinksService_Drain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // LinksServiceServer is the server API for LinksService service.
 // All implementations must embed UnimplementedLinksServiceServer
 // for forward compatibility.
@@ -106,6 +121,10 @@ type LinksServiceServer interface {
 	// Watch sends the whole state at once and again after every pass that changed it. A slow reader misses states in between,
 	// never the last one.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
+	// Drain takes traffic off a tunnel, at both ends, as long as there is another that is up, or gives it back. It is kept on disk and
+	// survives restarts. The answer comes after the pass. Status: NOT_FOUND for a device that is no tunnel's, INTERNAL if it cannot be
+	// kept on disk (nothing changes then).
+	Drain(context.Context, *DrainRequest) (*DrainResponse, error)
 	mustEmbedUnimplementedLinksServiceServer()
 }
 
@@ -124,6 +143,9 @@ func (UnimplementedLinksServiceServer) Get(context.Context, *GetRequest) (*GetRe
 }
 func (UnimplementedLinksServiceServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
 	return status.Errorf(codes.Unimplemented, "method Watch not implemented")
+}
+func (UnimplementedLinksServiceServer) Drain(context.Context, *DrainRequest) (*DrainResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Drain not implemented")
 }
 func (UnimplementedLinksServiceServer) mustEmbedUnimplementedLinksServiceServer() {}
 func (UnimplementedLinksServiceServer) testEmbeddedByValue()                      {}
@@ -193,6 +215,24 @@ func _LinksService_Watch_Handler(srv interface{}, stream grpc.ServerStream) erro
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type LinksService_WatchServer = grpc.ServerStreamingServer[WatchResponse]
 
+func _LinksService_Drain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LinksServiceServer).Drain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LinksService_Drain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LinksServiceServer).Drain(ctx, req.(*DrainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // LinksService_ServiceDesc is the grpc.ServiceDesc for LinksService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -207,6 +247,10 @@ var LinksService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Get",
 			Handler:    _LinksService_Get_Handler,
+		},
+		{
+			MethodName: "Drain",
+			Handler:    _LinksService_Drain_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

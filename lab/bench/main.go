@@ -1,0 +1,58 @@
+// Command bench measures the fabric beside FRR and BIRD on this host, in network namespaces of its own, and prints one JSON object per
+// line; nothing of it is left afterwards, also on SIGINT and SIGTERM.
+//
+//	bench bfd [-sessions 50,200,500] [-seconds 60]   CPU, memory and false Downs of overlay/bfd and of FRR's bfdd
+//
+// Exit codes: 0 measured, whatever the figures; 1 failed, 2 wrong usage.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// result is one line of output. Units are in the names of the metrics.
+type result struct {
+	Bench   string             `json:"bench"`
+	Who     string             `json:"who"`
+	Params  map[string]int     `json:"params"`
+	Metrics map[string]float64 `json:"metrics"`
+}
+
+// errUsage: the command line was wrong, and what is wrong has been said.
+var errUsage = errors.New("wrong usage")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout)
+	stop()
+	switch {
+	case errors.Is(err, errUsage), errors.Is(err, flag.ErrHelp):
+		os.Exit(2)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
+	command := ""
+	if len(args) > 0 {
+		command = args[0]
+	}
+	switch command {
+	case "bfd":
+		return benchBFD(ctx, args[1:], json.NewEncoder(out))
+	case engineCommand: // started by benchBFD only
+		return engineProcess(ctx, args[1:], in, out)
+	}
+	fmt.Fprintln(os.Stderr, "usage: bench bfd [flags]; bench bfd -help lists them")
+	return errUsage
+}

@@ -1,0 +1,299 @@
+package links
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"fabric/internal/kernel"
+	"fabric/internal/reconcile"
+	"fabric/overlay/bfd"
+)
+
+// slowStart is what a session may take from its first packet to Up besides a detection time: both ends send once per second until then.
+const slowStart = 3 * time.Second
+
+// repair is the one writer of the routes to the plan's VTEPs. Two call it: the BFD engine's thread, at each change of a session, and the
+// engine's pass. Choosing and writing are one turn under mu, so neither undoes the other.
+//
+//	pass: Observe ── mu{ generation as before Observe? choose, write } ── else Observe again
+//	BFD:             mu{ note the session, choose, write, generation++ } ── wake the pass
+//
+// mu is never held while something is read from the kernel, nor while the BFD engine is asked: its thread waits for mu.
+type repair struct {
+	// routes is used under mu only.
+	routes kernel.Routes
+	now    func() time.Time
+
+	mu   sync.Mutex
+	legs map[string]*leg
+	// paths are the devices of sessions on tunnels.
+	paths map[bfd.Path]string
+	ways  []*way
+	// route is the route over a device.
+	route func(device string) kernel.Route
+	// generation counts writes. What was observed before the last of them is stale.
+	generation uint64
+	// switched counts routes written at a change of a session.
+	switched uint64
+	closed   bool
+}
+
+// way is one remote VTEP.
+type way struct {
+	key kernel.RouteKey
+	// devices in rank order.
+	devices []string
+	// current is the device of the route as it stands, "" for none; known says that it was ever read.
+	current string
+	known   bool
+}
+
+// leg is one tunnel as far as the choice depends on it.
+type leg struct {
+	// usable: the device is there and up. Fresh: WireGuard's last handshake is young. Unknown: they could not be read, and are as before.
+	usable, fresh, unknown bool
+	// drained by our operator, remoteDrained by the neighbour's.
+	drained, remoteDrained bool
+
+	// bfd: a session tells whether the tunnel is alive; else the handshake does.
+	bfd       bool
+	path      bfd.Path
+	detection time.Duration
+	state     bfd.State
+	// reason of the last change, and how many there were.
+	reason  string
+	changes int
+	// trust is until when a session that is not Up says nothing about the path: it has just begun.
+	trust time.Time
+	hold  hold
+}
+
+// Grades of tunnels, best first. Within a grade the rank decides.
+const (
+	gradeUp = iota
+	// gradeHeld: up, but not yet to be returned to.
+	gradeHeld
+	// gradeUnknown: carries the route, and cannot be judged.
+	gradeUnknown
+	// gradeDrained: only if there is nothing else.
+	gradeDrained
+	gradeDead
+)
+
+// grade says how fit a leg is; current: the route is over it now.
+func (l *leg) grade(current bool, now time.Time) int {
+	switch {
+	case !l.usable:
+		return gradeDead
+	case l.drained || l.remoteDrained:
+		// A session that was taken down by command tells no more: the handshake does.
+		if l.fresh || l.bfd && l.state == bfd.Up {
+			return gradeDrained
+		}
+	case l.bfd && l.state == bfd.Up:
+		if !current && now.Before(l.hold.until) {
+			return gradeHeld
+		}
+		return gradeUp
+	case l.bfd:
+		if current && l.fresh && now.Before(l.trust) {
+			return gradeUp
+		}
+	case l.fresh:
+		return gradeUp
+	}
+	if current && l.unknown && !l.bfd {
+		return gradeUnknown
+	}
+	return gradeDead
+}
+
+// choose is the device that the VTEP's route shall be over, "" for none.
+func (r *repair) choose(w *way, now time.Time) string {
+	best, grade, unknown := "", gradeDead, false
+	for _, d := range w.devices {
+		l := r.legs[d]
+		if l == nil {
+			continue
+		}
+		unknown = unknown || l.unknown
+		// Among drained ones traffic stays where it is: the other may be without cable by now.
+		if g := l.grade(d == w.current, now); g < grade || g == gradeDrained && g == grade && d == w.current {
+			best, grade = d, g
+		}
+	}
+	if best == "" && unknown && !slices.Contains(w.devices, w.current) {
+		// The route is over a device that the plan does not name any more, and nothing is known of the others.
+		return w.current
+	}
+	return best
+}
+
+// changed takes a change of a session. It runs on the BFD engine's thread.
+func (r *repair) changed(c bfd.Change) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	device, ours := r.paths[c.Path]
+	if !ours || r.closed {
+		return
+	}
+	now := r.now()
+	r.legs[device].tell(c.Transition, now)
+	r.mend(device, now)
+}
+
+// tell notes a change of the leg's session.
+func (l *leg) tell(t bfd.Transition, now time.Time) {
+	switch {
+	case t.To == bfd.Up:
+		l.hold.up(now)
+		l.remoteDrained, l.trust = false, time.Time{}
+	case t.RemoteAdminDown():
+		l.remoteDrained = true
+	case t.To == bfd.AdminDown:
+	case t.From == bfd.Up:
+		l.hold.down(now)
+		l.trust = time.Time{}
+	case t.From == bfd.AdminDown, t.To == bfd.Init && l.remoteDrained:
+		// One of the operators has given the tunnel back: the session begins anew.
+		l.remoteDrained, l.trust = false, now.Add(l.detection+slowStart)
+	}
+	l.state, l.reason = t.To, t.Reason
+	l.changes++
+}
+
+// mend writes the route of each VTEP that has the device among its ways, if it shall be another one now. The pass sees to what fails.
+func (r *repair) mend(device string, now time.Time) {
+	for _, w := range r.ways {
+		if !w.known || !slices.Contains(w.devices, device) {
+			continue
+		}
+		if want := r.choose(w, now); want != w.current {
+			op := w.op(want, r.route(w.current), r.route(want))
+			r.generation++
+			r.switched++
+			if err := r.routes.Apply(context.Background(), []reconcile.Op[kernel.RouteKey, kernel.Route]{op})[0]; err == nil {
+				w.current = want
+			}
+		}
+	}
+}
+
+// op makes the route be over want.
+func (w *way) op(want string, have, next kernel.Route) reconcile.Op[kernel.RouteKey, kernel.Route] {
+	switch {
+	case want == "":
+		return reconcile.Op[kernel.RouteKey, kernel.Route]{Kind: reconcile.Delete, Key: w.key, Old: have}
+	case w.current == "":
+		return reconcile.Op[kernel.RouteKey, kernel.Route]{Kind: reconcile.Create, Key: w.key, New: next}
+	}
+	return reconcile.Op[kernel.RouteKey, kernel.Route]{Kind: reconcile.Replace, Key: w.key, Old: have, New: next}
+}
+
+// begin is the generation before an observation.
+func (r *repair) begin() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.generation
+}
+
+// outcome is what settle did about one VTEP.
+type outcome struct {
+	// device of the route now; known is false if nobody knows.
+	device string
+	known  bool
+	// op that was applied, nil if nothing had to be done, and its error.
+	op  *reconcile.Op[kernel.RouteKey, kernel.Route]
+	err error
+}
+
+// settle makes the routes right, given those that were observed after begin had returned generation. It does nothing and is not ok if a
+// session's change has written since: observe again. With have nil, nothing is written, only told.
+func (r *repair) settle(ctx context.Context, generation uint64, have map[kernel.RouteKey]kernel.Route) (out map[kernel.RouteKey]outcome, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if generation != r.generation {
+		return nil, false
+	}
+	now := r.now()
+	out = map[kernel.RouteKey]outcome{}
+	var ops []reconcile.Op[kernel.RouteKey, kernel.Route]
+	var ways []*way
+	for _, w := range r.ways {
+		if have != nil {
+			h, there := have[w.key]
+			w.current, w.known = "", true
+			if there {
+				w.current = h.Device
+			}
+			switch want := r.choose(w, now); {
+			case want == "" && !there, want != "" && there && kernel.EqualRoute(w.key, r.route(want), h):
+			case want != "" && there && want == h.Device && !slices.Contains(w.devices, want):
+				// Kept as it was found.
+			default:
+				ops, ways = append(ops, w.op(want, h, r.route(want))), append(ways, w)
+			}
+		}
+		out[w.key] = outcome{device: w.current, known: w.known}
+	}
+	if len(ops) == 0 {
+		return out, true
+	}
+	r.generation++
+	for i, err := range r.routes.Apply(ctx, ops) {
+		if err == nil {
+			ways[i].current = ops[i].New.Device
+		}
+		out[ops[i].Key] = outcome{device: ways[i].current, known: true, op: &ops[i], err: err}
+	}
+	return out, true
+}
+
+// next is when time alone changes a choice next; zero for never.
+func (r *repair) next() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var next time.Time
+	now := r.now()
+	for _, l := range r.legs {
+		for _, t := range []time.Time{l.hold.until, l.trust} {
+			if l.bfd && t.After(now) && (next.IsZero() || t.Before(next)) {
+				next = t
+			}
+		}
+	}
+	return next
+}
+
+// switches counts routes written at a change of a session.
+func (r *repair) switches() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.switched
+}
+
+// close ends what changes of sessions do: the routes stay as they are.
+func (r *repair) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+}
+
+// drain notes who is drained, and moves traffic at once.
+func (r *repair) drain(drained map[string]bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.now()
+	for d, l := range r.legs {
+		if l.drained == drained[d] {
+			continue
+		}
+		l.drained = drained[d]
+		if !l.drained {
+			l.trust = now.Add(l.detection + slowStart)
+		}
+		r.mend(d, now)
+	}
+}
