@@ -1,6 +1,7 @@
 package bfd
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"strings"
 	"testing"
@@ -157,24 +158,28 @@ func TestDrops(t *testing.T) {
 
 	t.Run("replayed", func(t *testing.T) {
 		// A true packet, read from the wire as the attacker would.
-		raw := sniff(t, b, 0x86dd, func(p []byte) []byte {
-			if len(p) < 48+HeaderLen || p[6] != unix.IPPROTO_UDP {
-				return nil
-			}
-			var q Packet
-			if Decode(p[48:], &q) != Kept || q.MyDiscr != eb.status("signed").Discriminator {
-				return nil
-			}
-			return p[48:]
-		})
+		heard := func() []byte {
+			return sniff(t, b, 0x86dd, func(p []byte) []byte {
+				if len(p) < 48+HeaderLen || p[6] != unix.IPPROTO_UDP {
+					return nil
+				}
+				var q Packet
+				if Decode(p[48:], &q) != Kept || q.MyDiscr != eb.status("signed").Discriminator {
+					return nil
+				}
+				return p[48:]
+			})
+		}
+		raw := heard()
 		before := ea.status("signed").Dropped["auth-sequence"]
 		attacker{t, b}.send(datagram{from: "2001:db8::2", to: "2001:db8::1", raw: raw})
 		await(t, "replay counted", func() bool { return ea.status("signed").Dropped["auth-sequence"] == before+1 })
-		// The same with the next sequence number, but without the key to sign it. The window is 9 ahead.
-		raw[HeaderLen+7] += 3
+		// With a sequence number that is due, but without the key to sign it. The window is 9 ahead.
 		await(t, "forgery counted", func() bool {
+			raw := heard()
+			sequence := raw[HeaderLen+4:]
+			binary.BigEndian.PutUint32(sequence, binary.BigEndian.Uint32(sequence)+3)
 			attacker{t, b}.send(datagram{from: "2001:db8::2", to: "2001:db8::1", raw: raw})
-			raw[HeaderLen+7]++
 			return ea.status("signed").Dropped["auth-digest"] > 0
 		})
 	})
