@@ -102,7 +102,7 @@ func (x *session) tables() []TableStatus {
 			problems = append(problems, fmt.Sprintf("no room for %s: the table takes %d entries of ours", some(out1), st.Quota))
 		}
 		if sum.Held > 0 {
-			problems = append(problems, fmt.Sprintf("%d deletes at once are held back for %v", sum.Held, x.cfg.DeleteHold))
+			problems = append(problems, fmt.Sprintf("%d deletes at once are held back for %v; look at them with fabricctl cloud plan, and let them go with fabricctl cloud approve", sum.Held, x.cfg.DeleteHold))
 		}
 		if sum.Err != "" && len(problems) == 0 {
 			problems = append(problems, sum.Err)

@@ -78,11 +78,17 @@ func (s *Sync) Configure(w *Wish) {
 	}
 }
 
-// Approve lets deletes go that are held back because they are so many.
-func (s *Sync) Approve() {
-	if x := s.open(); x != nil {
+// Approve lets deletes go that are held back because they are so many, and returns how many; with 0 it has done nothing.
+func (s *Sync) Approve() int {
+	x := s.open()
+	if x == nil {
+		return 0
+	}
+	held := x.loop.Summary().Held
+	if held > 0 {
 		x.loop.Approve()
 	}
+	return held
 }
 
 func poke(c chan struct{}) {

@@ -347,8 +347,13 @@ func TestMassDeleteIsHeld(t *testing.T) {
 	if plan := w.sync.Tables()[0].Plan; len(plan) != 20 || plan[0] != "delete 10.1.0.0/16 via i-gw" {
 		t.Errorf("plan %q", plan)
 	}
-	w.sync.Approve()
+	if n := w.sync.Approve(); n != 20*len(w.sync.Tables()) {
+		t.Errorf("%d deletes were approved", n)
+	}
 	w.table()
+	if n := w.sync.Approve(); n != 0 {
+		t.Errorf("%d deletes were approved with none held", n)
+	}
 }
 
 // The same hold ends by itself.

@@ -49,6 +49,7 @@ var commands = []struct {
 	{"cloud-list", nil, []string{"cloud", "list"}},
 	{"cloud-list-entries", nil, []string{"cloud", "list", "--entries"}},
 	{"cloud-plan", nil, []string{"cloud", "plan"}},
+	{"cloud-approve", nil, []string{"cloud", "approve"}},
 	{"peer-list", nil, []string{"peer", "list"}},
 	{"peer-list-empty", nil, []string{"peer", "list", "--vrf", "OPS"}},
 	{"peer-show", nil, []string{"peer", "show", "core-router"}},

@@ -37,7 +37,7 @@ type daemon struct {
 
 func newDaemon(t *testing.T, prepare func(*apitest.Gateway)) *daemon {
 	t.Helper()
-	d := &daemon{gw: &apitest.Gateway{RouteList: map[string][]site.RouteStatus{"CORE": apitest.Routes("CORE", 3)}}}
+	d := &daemon{gw: &apitest.Gateway{HeldDeletes: 7, RouteList: map[string][]site.RouteStatus{"CORE": apitest.Routes("CORE", 3)}}}
 	d.store, d.file = apitest.StoreFile(t)
 	if prepare != nil {
 		prepare(d.gw)

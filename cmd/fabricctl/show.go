@@ -125,7 +125,23 @@ func (a *app) cloudCommand() *cobra.Command {
 			return nil
 		}),
 	}
-	return group("cloud", "VPC route tables", list, plan)
+	approve := &cobra.Command{
+		Use: "approve", Short: "Let deletes go that are held back because they are so many at once", Args: cobra.NoArgs,
+		RunE: a.do(func(ctx context.Context, c fabricv1.FabricServiceClient, _ []string) error {
+			ctx, cancel := a.call(ctx)
+			defer cancel()
+			res, err := c.ApproveCloud(ctx, &fabricv1.ApproveCloudRequest{})
+			if err != nil {
+				return err
+			}
+			if a.output != "table" {
+				return a.printObject(res)
+			}
+			_, err = fmt.Fprintf(a.out, "%d deletes that were held back go ahead\n", res.GetHeld())
+			return err
+		}),
+	}
+	return group("cloud", "VPC route tables", list, plan, approve)
 }
 
 func (a *app) siteCommand() *cobra.Command {

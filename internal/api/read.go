@@ -52,6 +52,16 @@ func (s *Service) ListClouds(context.Context, *fabricv1.ListCloudsRequest) (*fab
 	return &fabricv1.ListCloudsResponse{Clouds: convert(snap.Clouds, cloudStatus)}, nil
 }
 
+// ApproveCloud lets deletes go that are held back because they are so many at once.
+func (s *Service) ApproveCloud(ctx context.Context, _ *fabricv1.ApproveCloudRequest) (*fabricv1.ApproveCloudResponse, error) {
+	held := s.gateway.ApproveCloud()
+	if held == 0 {
+		return nil, status.Error(codes.FailedPrecondition, "no deletes are held back in the tables that this gateway keeps; fabricctl cloud plan shows what is still to do")
+	}
+	s.log.InfoContext(ctx, "change made", "change", "cloud approve", "deletes", held, "who", Caller(ctx))
+	return &fabricv1.ApproveCloudResponse{Held: count(held)}, nil
+}
+
 // ListPeers returns the BGP neighbours.
 func (s *Service) ListPeers(_ context.Context, req *fabricv1.ListPeersRequest) (*fabricv1.ListPeersResponse, error) {
 	snap, err := s.snapshot()

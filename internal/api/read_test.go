@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"fabric/internal/api"
 	"fabric/internal/api/apitest"
@@ -269,5 +270,17 @@ func TestWatchRoutes(t *testing.T) {
 	m, err := stream.Recv()
 	if err != nil || m.GetKind() != fabricv1.EventKind_EVENT_KIND_WITHDRAWN || m.GetRoute().GetPrefix() != "10.0.1.0/24" {
 		t.Fatalf("%v, %v", m, err)
+	}
+}
+
+// Held deletes go once; with none held the call is refused and says what to look at.
+func TestApproveCloud(t *testing.T) {
+	r := newRig(t, func(g *apitest.Gateway) { g.HeldDeletes = 3 })
+	res, err := r.client.ApproveCloud(testContext(t), &fabricv1.ApproveCloudRequest{})
+	if err != nil || res.GetHeld() != 3 {
+		t.Errorf("%v, %v", res, err)
+	}
+	if _, err := r.client.ApproveCloud(testContext(t), &fabricv1.ApproveCloudRequest{}); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("with none held: %v", err)
 	}
 }

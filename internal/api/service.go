@@ -38,6 +38,8 @@ type Gateway interface {
 	ResetPeer(ctx context.Context, vrf, name string, soft bool) error
 	// DrainTunnel takes traffic off the tunnel of a device as long as there is another, or gives it back, and returns once it has moved.
 	DrainTunnel(ctx context.Context, device string, drained bool) error
+	// ApproveCloud lets the deletes go that are held back in the VPC's tables because they are so many, and returns how many.
+	ApproveCloud() int
 	// Plan says in words what a document would change on this gateway; it changes nothing.
 	Plan(ctx context.Context, doc *config.Document) ([]string, error)
 }

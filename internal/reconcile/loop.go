@@ -75,6 +75,7 @@ type Loop[K comparable, V any] struct {
 	patches  map[K]patch[V]
 	failures int
 	approved bool
+	held     map[K]struct{} // whose deletes wait for Approve
 	summary  Summary
 }
 
@@ -127,7 +128,7 @@ func NewLoop[K comparable, V any](cfg Config[K, V]) *Loop[K, V] {
 		equal = e.Equal
 	}
 	return &Loop[K, V]{
-		cfg: cfg, wake: make(chan struct{}, 1), full: true, patches: map[K]patch[V]{},
+		cfg: cfg, wake: make(chan struct{}, 1), full: true, patches: map[K]patch[V]{}, held: map[K]struct{}{},
 		t: newTracker(equal, cfg.Compare), summary: Summary{Name: cfg.Name},
 	}
 }
@@ -386,7 +387,7 @@ func (l *Loop[K, V]) observe(ctx context.Context) error {
 func (l *Loop[K, V]) apply(ctx context.Context, keys map[K]struct{}, retryForeign bool) error {
 	l.mu.Lock()
 	ops := l.t.plan(keys, retryForeign)
-	ops, held := l.hold(ops, keys == nil)
+	ops, held := l.hold(ops, keys)
 	l.mu.Unlock()
 	var errs []error
 	patient := true
@@ -446,8 +447,8 @@ func joined(errs []error) error {
 	return errors.Join(append(errs[:shown:shown], fmt.Errorf("and %d errors more", len(errs)-shown))...)
 }
 
-// hold takes the deletes out of a plan that has too many of them.
-func (l *Loop[K, V]) hold(ops []Op[K, V], full bool) (allowed []Op[K, V], held int) {
+// hold takes the deletes out of a plan for keys, or for all when keys is nil, that has too many of them.
+func (l *Loop[K, V]) hold(ops []Op[K, V], keys map[K]struct{}) (allowed []Op[K, V], held int) {
 	n := 0
 	for _, op := range ops {
 		if op.Kind == Delete {
@@ -460,17 +461,25 @@ func (l *Loop[K, V]) hold(ops []Op[K, V], full bool) (allowed []Op[K, V], held i
 			there++
 		}
 	}
-	if full {
-		l.summary.Held = 0
+	// What was held before is judged anew, as far as this plan looks at it.
+	if keys == nil {
+		clear(l.held)
 	}
+	for k := range keys {
+		delete(l.held, k)
+	}
+	defer func() { l.summary.Held = len(l.held) }()
 	if l.cfg.MassDelete == 0 || n <= l.cfg.MassDeleteMin || float64(n) <= l.cfg.MassDelete*float64(there) {
 		return ops, 0
 	}
 	if l.approved {
 		return ops, 0
 	}
-	l.summary.Held += n
-	return ops[:len(ops)-n], n // deletes are last
+	allowed = ops[:len(ops)-n] // deletes are last
+	for _, op := range ops[len(allowed):] {
+		l.held[op.Key] = struct{}{}
+	}
+	return allowed, n
 }
 
 // Status returns what is known of every object wanted or there. For one object of a large table see Object.

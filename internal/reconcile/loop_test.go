@@ -340,6 +340,19 @@ func TestMassDelete(t *testing.T) {
 	if s := l.Summary(); s.Held != 12 || s.InSync {
 		t.Errorf("summary %+v", s)
 	}
+	// Asked for again one by one, they are held as one, and counted once.
+	var gone []string
+	for _, o := range have[8:] {
+		k, _, _ := strings.Cut(o, "=")
+		gone = append(gone, k)
+	}
+	l.Patch(nil, gone...)
+	if _, err := l.run(t.Context(), false); !errors.Is(err, ErrHeld) {
+		t.Errorf("error %v, want ErrHeld after a patch", err)
+	}
+	if s := l.Summary(); s.Held != 12 {
+		t.Errorf("%d are held after a patch, want 12", s.Held)
+	}
 	l.Approve()
 	pass(t, l)
 	if n := len(w.log()); n != 12 {

@@ -53,6 +53,9 @@ func (in *intent) keepsCloud() bool {
 	return false
 }
 
+// ApproveCloud lets the deletes go that are held back in the VPC's tables because they are so many, and returns how many.
+func (s *Site) ApproveCloud() int { return s.cloud.Approve() }
+
 func (s *Site) cloudStatus() []CloudStatus {
 	var out []CloudStatus
 	for _, t := range s.cloud.Tables() {

@@ -109,6 +109,8 @@ type Gateway struct {
 	PeerState func(name string) string
 	// OnPlan, when set, runs in Plan and may make it fail.
 	OnPlan func(doc *config.Document) error
+	// HeldDeletes is how many deletes ApproveCloud finds held back.
+	HeldDeletes int
 	// OnDrain, when set, runs in DrainTunnel instead of moving traffic in the snapshot.
 	OnDrain func(device string, drained bool) error
 
@@ -328,6 +330,15 @@ func (g *Gateway) Resets() []string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return slices.Clone(g.resets)
+}
+
+// ApproveCloud returns HeldDeletes, and 0 from then on.
+func (g *Gateway) ApproveCloud() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	held := g.HeldDeletes
+	g.HeldDeletes = 0
+	return held
 }
 
 // DrainTunnel marks the tunnel and makes the first one active that is up and not drained, else the first that is up, as fabric-links does.

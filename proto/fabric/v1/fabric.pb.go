@@ -1088,6 +1088,89 @@ func (x *ListCloudsResponse) GetClouds() []*Cloud {
 	return nil
 }
 
+// ApproveCloudRequest asks to let held deletes go.
+type ApproveCloudRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproveCloudRequest) Reset() {
+	*x = ApproveCloudRequest{}
+	mi := &file_fabric_v1_fabric_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproveCloudRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproveCloudRequest) ProtoMessage() {}
+
+func (x *ApproveCloudRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fabric_v1_fabric_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproveCloudRequest.ProtoReflect.Descriptor instead.
+func (*ApproveCloudRequest) Descriptor() ([]byte, []int) {
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{22}
+}
+
+// ApproveCloudResponse is the answer of ApproveCloud.
+type ApproveCloudResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of deletes that were held.
+	Held          uint32 `protobuf:"varint,1,opt,name=held,proto3" json:"held,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproveCloudResponse) Reset() {
+	*x = ApproveCloudResponse{}
+	mi := &file_fabric_v1_fabric_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproveCloudResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproveCloudResponse) ProtoMessage() {}
+
+func (x *ApproveCloudResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fabric_v1_fabric_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproveCloudResponse.ProtoReflect.Descriptor instead.
+func (*ApproveCloudResponse) Descriptor() ([]byte, []int) {
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ApproveCloudResponse) GetHeld() uint32 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
 // ListPeersRequest asks for neighbours.
 type ListPeersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1099,7 +1182,7 @@ type ListPeersRequest struct {
 
 func (x *ListPeersRequest) Reset() {
 	*x = ListPeersRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[22]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1111,7 +1194,7 @@ func (x *ListPeersRequest) String() string {
 func (*ListPeersRequest) ProtoMessage() {}
 
 func (x *ListPeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[22]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1124,7 +1207,7 @@ func (x *ListPeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPeersRequest.ProtoReflect.Descriptor instead.
 func (*ListPeersRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{22}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListPeersRequest) GetVrf() string {
@@ -1145,7 +1228,7 @@ type ListPeersResponse struct {
 
 func (x *ListPeersResponse) Reset() {
 	*x = ListPeersResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[23]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1157,7 +1240,7 @@ func (x *ListPeersResponse) String() string {
 func (*ListPeersResponse) ProtoMessage() {}
 
 func (x *ListPeersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[23]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1170,7 +1253,7 @@ func (x *ListPeersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPeersResponse.ProtoReflect.Descriptor instead.
 func (*ListPeersResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{23}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListPeersResponse) GetPeers() []*Peer {
@@ -1193,7 +1276,7 @@ type GetPeerRequest struct {
 
 func (x *GetPeerRequest) Reset() {
 	*x = GetPeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[24]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1205,7 +1288,7 @@ func (x *GetPeerRequest) String() string {
 func (*GetPeerRequest) ProtoMessage() {}
 
 func (x *GetPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[24]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1218,7 +1301,7 @@ func (x *GetPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPeerRequest.ProtoReflect.Descriptor instead.
 func (*GetPeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{24}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetPeerRequest) GetVrf() string {
@@ -1248,7 +1331,7 @@ type GetPeerResponse struct {
 
 func (x *GetPeerResponse) Reset() {
 	*x = GetPeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[25]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1260,7 +1343,7 @@ func (x *GetPeerResponse) String() string {
 func (*GetPeerResponse) ProtoMessage() {}
 
 func (x *GetPeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[25]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1273,7 +1356,7 @@ func (x *GetPeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPeerResponse.ProtoReflect.Descriptor instead.
 func (*GetPeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{25}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetPeerResponse) GetPeer() *Peer {
@@ -1305,7 +1388,7 @@ type AddPeerRequest struct {
 
 func (x *AddPeerRequest) Reset() {
 	*x = AddPeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[26]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1317,7 +1400,7 @@ func (x *AddPeerRequest) String() string {
 func (*AddPeerRequest) ProtoMessage() {}
 
 func (x *AddPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[26]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1330,7 +1413,7 @@ func (x *AddPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPeerRequest.ProtoReflect.Descriptor instead.
 func (*AddPeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{26}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AddPeerRequest) GetVrf() string {
@@ -1365,7 +1448,7 @@ type AddPeerResponse struct {
 
 func (x *AddPeerResponse) Reset() {
 	*x = AddPeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[27]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1377,7 +1460,7 @@ func (x *AddPeerResponse) String() string {
 func (*AddPeerResponse) ProtoMessage() {}
 
 func (x *AddPeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[27]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1390,7 +1473,7 @@ func (x *AddPeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPeerResponse.ProtoReflect.Descriptor instead.
 func (*AddPeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{27}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AddPeerResponse) GetResult() *ChangeResult {
@@ -1415,7 +1498,7 @@ type DeletePeerRequest struct {
 
 func (x *DeletePeerRequest) Reset() {
 	*x = DeletePeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[28]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1427,7 +1510,7 @@ func (x *DeletePeerRequest) String() string {
 func (*DeletePeerRequest) ProtoMessage() {}
 
 func (x *DeletePeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[28]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1440,7 +1523,7 @@ func (x *DeletePeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePeerRequest.ProtoReflect.Descriptor instead.
 func (*DeletePeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{28}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeletePeerRequest) GetVrf() string {
@@ -1475,7 +1558,7 @@ type DeletePeerResponse struct {
 
 func (x *DeletePeerResponse) Reset() {
 	*x = DeletePeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[29]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1570,7 @@ func (x *DeletePeerResponse) String() string {
 func (*DeletePeerResponse) ProtoMessage() {}
 
 func (x *DeletePeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[29]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1583,7 @@ func (x *DeletePeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePeerResponse.ProtoReflect.Descriptor instead.
 func (*DeletePeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{29}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DeletePeerResponse) GetResult() *ChangeResult {
@@ -1525,7 +1608,7 @@ type EnablePeerRequest struct {
 
 func (x *EnablePeerRequest) Reset() {
 	*x = EnablePeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[30]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1537,7 +1620,7 @@ func (x *EnablePeerRequest) String() string {
 func (*EnablePeerRequest) ProtoMessage() {}
 
 func (x *EnablePeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[30]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1550,7 +1633,7 @@ func (x *EnablePeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnablePeerRequest.ProtoReflect.Descriptor instead.
 func (*EnablePeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{30}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *EnablePeerRequest) GetVrf() string {
@@ -1585,7 +1668,7 @@ type EnablePeerResponse struct {
 
 func (x *EnablePeerResponse) Reset() {
 	*x = EnablePeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[31]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1597,7 +1680,7 @@ func (x *EnablePeerResponse) String() string {
 func (*EnablePeerResponse) ProtoMessage() {}
 
 func (x *EnablePeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[31]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1610,7 +1693,7 @@ func (x *EnablePeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnablePeerResponse.ProtoReflect.Descriptor instead.
 func (*EnablePeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{31}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *EnablePeerResponse) GetResult() *ChangeResult {
@@ -1635,7 +1718,7 @@ type DisablePeerRequest struct {
 
 func (x *DisablePeerRequest) Reset() {
 	*x = DisablePeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[32]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1647,7 +1730,7 @@ func (x *DisablePeerRequest) String() string {
 func (*DisablePeerRequest) ProtoMessage() {}
 
 func (x *DisablePeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[32]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1660,7 +1743,7 @@ func (x *DisablePeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisablePeerRequest.ProtoReflect.Descriptor instead.
 func (*DisablePeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{32}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DisablePeerRequest) GetVrf() string {
@@ -1695,7 +1778,7 @@ type DisablePeerResponse struct {
 
 func (x *DisablePeerResponse) Reset() {
 	*x = DisablePeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[33]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +1790,7 @@ func (x *DisablePeerResponse) String() string {
 func (*DisablePeerResponse) ProtoMessage() {}
 
 func (x *DisablePeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[33]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +1803,7 @@ func (x *DisablePeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisablePeerResponse.ProtoReflect.Descriptor instead.
 func (*DisablePeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{33}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DisablePeerResponse) GetResult() *ChangeResult {
@@ -1745,7 +1828,7 @@ type ResetPeerRequest struct {
 
 func (x *ResetPeerRequest) Reset() {
 	*x = ResetPeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[34]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1757,7 +1840,7 @@ func (x *ResetPeerRequest) String() string {
 func (*ResetPeerRequest) ProtoMessage() {}
 
 func (x *ResetPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[34]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1770,7 +1853,7 @@ func (x *ResetPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetPeerRequest.ProtoReflect.Descriptor instead.
 func (*ResetPeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{34}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ResetPeerRequest) GetVrf() string {
@@ -1807,7 +1890,7 @@ type ResetPeerResponse struct {
 
 func (x *ResetPeerResponse) Reset() {
 	*x = ResetPeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[35]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1819,7 +1902,7 @@ func (x *ResetPeerResponse) String() string {
 func (*ResetPeerResponse) ProtoMessage() {}
 
 func (x *ResetPeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[35]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1832,7 +1915,7 @@ func (x *ResetPeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetPeerResponse.ProtoReflect.Descriptor instead.
 func (*ResetPeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{35}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ResetPeerResponse) GetVrf() string {
@@ -1860,7 +1943,7 @@ type ListPrefixesRequest struct {
 
 func (x *ListPrefixesRequest) Reset() {
 	*x = ListPrefixesRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[36]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1872,7 +1955,7 @@ func (x *ListPrefixesRequest) String() string {
 func (*ListPrefixesRequest) ProtoMessage() {}
 
 func (x *ListPrefixesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[36]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1885,7 +1968,7 @@ func (x *ListPrefixesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPrefixesRequest.ProtoReflect.Descriptor instead.
 func (*ListPrefixesRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{36}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListPrefixesRequest) GetVrf() string {
@@ -1906,7 +1989,7 @@ type ListPrefixesResponse struct {
 
 func (x *ListPrefixesResponse) Reset() {
 	*x = ListPrefixesResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[37]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1918,7 +2001,7 @@ func (x *ListPrefixesResponse) String() string {
 func (*ListPrefixesResponse) ProtoMessage() {}
 
 func (x *ListPrefixesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[37]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1931,7 +2014,7 @@ func (x *ListPrefixesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPrefixesResponse.ProtoReflect.Descriptor instead.
 func (*ListPrefixesResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{37}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListPrefixesResponse) GetPrefixes() []*Prefix {
@@ -1954,7 +2037,7 @@ type GetPrefixRequest struct {
 
 func (x *GetPrefixRequest) Reset() {
 	*x = GetPrefixRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[38]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1966,7 +2049,7 @@ func (x *GetPrefixRequest) String() string {
 func (*GetPrefixRequest) ProtoMessage() {}
 
 func (x *GetPrefixRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[38]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1979,7 +2062,7 @@ func (x *GetPrefixRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPrefixRequest.ProtoReflect.Descriptor instead.
 func (*GetPrefixRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{38}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GetPrefixRequest) GetVrf() string {
@@ -2009,7 +2092,7 @@ type GetPrefixResponse struct {
 
 func (x *GetPrefixResponse) Reset() {
 	*x = GetPrefixResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[39]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2021,7 +2104,7 @@ func (x *GetPrefixResponse) String() string {
 func (*GetPrefixResponse) ProtoMessage() {}
 
 func (x *GetPrefixResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[39]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2034,7 +2117,7 @@ func (x *GetPrefixResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPrefixResponse.ProtoReflect.Descriptor instead.
 func (*GetPrefixResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{39}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetPrefixResponse) GetPrefix() *Prefix {
@@ -2066,7 +2149,7 @@ type AddPrefixRequest struct {
 
 func (x *AddPrefixRequest) Reset() {
 	*x = AddPrefixRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[40]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2078,7 +2161,7 @@ func (x *AddPrefixRequest) String() string {
 func (*AddPrefixRequest) ProtoMessage() {}
 
 func (x *AddPrefixRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[40]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2091,7 +2174,7 @@ func (x *AddPrefixRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPrefixRequest.ProtoReflect.Descriptor instead.
 func (*AddPrefixRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{40}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AddPrefixRequest) GetVrf() string {
@@ -2126,7 +2209,7 @@ type AddPrefixResponse struct {
 
 func (x *AddPrefixResponse) Reset() {
 	*x = AddPrefixResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[41]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2138,7 +2221,7 @@ func (x *AddPrefixResponse) String() string {
 func (*AddPrefixResponse) ProtoMessage() {}
 
 func (x *AddPrefixResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[41]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2151,7 +2234,7 @@ func (x *AddPrefixResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPrefixResponse.ProtoReflect.Descriptor instead.
 func (*AddPrefixResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{41}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AddPrefixResponse) GetResult() *ChangeResult {
@@ -2176,7 +2259,7 @@ type DeletePrefixRequest struct {
 
 func (x *DeletePrefixRequest) Reset() {
 	*x = DeletePrefixRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[42]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2188,7 +2271,7 @@ func (x *DeletePrefixRequest) String() string {
 func (*DeletePrefixRequest) ProtoMessage() {}
 
 func (x *DeletePrefixRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[42]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2201,7 +2284,7 @@ func (x *DeletePrefixRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePrefixRequest.ProtoReflect.Descriptor instead.
 func (*DeletePrefixRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{42}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DeletePrefixRequest) GetVrf() string {
@@ -2236,7 +2319,7 @@ type DeletePrefixResponse struct {
 
 func (x *DeletePrefixResponse) Reset() {
 	*x = DeletePrefixResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[43]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2248,7 +2331,7 @@ func (x *DeletePrefixResponse) String() string {
 func (*DeletePrefixResponse) ProtoMessage() {}
 
 func (x *DeletePrefixResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[43]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2261,7 +2344,7 @@ func (x *DeletePrefixResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePrefixResponse.ProtoReflect.Descriptor instead.
 func (*DeletePrefixResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{43}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DeletePrefixResponse) GetResult() *ChangeResult {
@@ -2282,7 +2365,7 @@ type WatchPrefixesRequest struct {
 
 func (x *WatchPrefixesRequest) Reset() {
 	*x = WatchPrefixesRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[44]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2294,7 +2377,7 @@ func (x *WatchPrefixesRequest) String() string {
 func (*WatchPrefixesRequest) ProtoMessage() {}
 
 func (x *WatchPrefixesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[44]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2307,7 +2390,7 @@ func (x *WatchPrefixesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPrefixesRequest.ProtoReflect.Descriptor instead.
 func (*WatchPrefixesRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{44}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *WatchPrefixesRequest) GetVrf() string {
@@ -2330,7 +2413,7 @@ type WatchPrefixesResponse struct {
 
 func (x *WatchPrefixesResponse) Reset() {
 	*x = WatchPrefixesResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[45]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2342,7 +2425,7 @@ func (x *WatchPrefixesResponse) String() string {
 func (*WatchPrefixesResponse) ProtoMessage() {}
 
 func (x *WatchPrefixesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[45]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2355,7 +2438,7 @@ func (x *WatchPrefixesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPrefixesResponse.ProtoReflect.Descriptor instead.
 func (*WatchPrefixesResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{45}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *WatchPrefixesResponse) GetKind() EventKind {
@@ -2387,7 +2470,7 @@ type ListRoutesRequest struct {
 
 func (x *ListRoutesRequest) Reset() {
 	*x = ListRoutesRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[46]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2399,7 +2482,7 @@ func (x *ListRoutesRequest) String() string {
 func (*ListRoutesRequest) ProtoMessage() {}
 
 func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[46]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2412,7 +2495,7 @@ func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutesRequest.ProtoReflect.Descriptor instead.
 func (*ListRoutesRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{46}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListRoutesRequest) GetVrf() string {
@@ -2447,7 +2530,7 @@ type ListRoutesResponse struct {
 
 func (x *ListRoutesResponse) Reset() {
 	*x = ListRoutesResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[47]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2459,7 +2542,7 @@ func (x *ListRoutesResponse) String() string {
 func (*ListRoutesResponse) ProtoMessage() {}
 
 func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[47]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2472,7 +2555,7 @@ func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutesResponse.ProtoReflect.Descriptor instead.
 func (*ListRoutesResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{47}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListRoutesResponse) GetRoutes() []*Route {
@@ -2495,7 +2578,7 @@ type GetRouteRequest struct {
 
 func (x *GetRouteRequest) Reset() {
 	*x = GetRouteRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[48]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2507,7 +2590,7 @@ func (x *GetRouteRequest) String() string {
 func (*GetRouteRequest) ProtoMessage() {}
 
 func (x *GetRouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[48]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2520,7 +2603,7 @@ func (x *GetRouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRouteRequest.ProtoReflect.Descriptor instead.
 func (*GetRouteRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{48}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *GetRouteRequest) GetVrf() string {
@@ -2548,7 +2631,7 @@ type GetRouteResponse struct {
 
 func (x *GetRouteResponse) Reset() {
 	*x = GetRouteResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[49]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2560,7 +2643,7 @@ func (x *GetRouteResponse) String() string {
 func (*GetRouteResponse) ProtoMessage() {}
 
 func (x *GetRouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[49]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2573,7 +2656,7 @@ func (x *GetRouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRouteResponse.ProtoReflect.Descriptor instead.
 func (*GetRouteResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{49}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *GetRouteResponse) GetRoute() *Route {
@@ -2596,7 +2679,7 @@ type ExplainRouteRequest struct {
 
 func (x *ExplainRouteRequest) Reset() {
 	*x = ExplainRouteRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[50]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2608,7 +2691,7 @@ func (x *ExplainRouteRequest) String() string {
 func (*ExplainRouteRequest) ProtoMessage() {}
 
 func (x *ExplainRouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[50]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2621,7 +2704,7 @@ func (x *ExplainRouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRouteRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRouteRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{50}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ExplainRouteRequest) GetVrf() string {
@@ -2659,7 +2742,7 @@ type ExplainRouteResponse struct {
 
 func (x *ExplainRouteResponse) Reset() {
 	*x = ExplainRouteResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[51]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2671,7 +2754,7 @@ func (x *ExplainRouteResponse) String() string {
 func (*ExplainRouteResponse) ProtoMessage() {}
 
 func (x *ExplainRouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[51]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2684,7 +2767,7 @@ func (x *ExplainRouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRouteResponse.ProtoReflect.Descriptor instead.
 func (*ExplainRouteResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{51}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ExplainRouteResponse) GetVrf() string {
@@ -2740,7 +2823,7 @@ type WatchRoutesRequest struct {
 
 func (x *WatchRoutesRequest) Reset() {
 	*x = WatchRoutesRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[52]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2752,7 +2835,7 @@ func (x *WatchRoutesRequest) String() string {
 func (*WatchRoutesRequest) ProtoMessage() {}
 
 func (x *WatchRoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[52]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2765,7 +2848,7 @@ func (x *WatchRoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRoutesRequest.ProtoReflect.Descriptor instead.
 func (*WatchRoutesRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{52}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *WatchRoutesRequest) GetVrf() string {
@@ -2788,7 +2871,7 @@ type WatchRoutesResponse struct {
 
 func (x *WatchRoutesResponse) Reset() {
 	*x = WatchRoutesResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[53]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2800,7 +2883,7 @@ func (x *WatchRoutesResponse) String() string {
 func (*WatchRoutesResponse) ProtoMessage() {}
 
 func (x *WatchRoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[53]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2813,7 +2896,7 @@ func (x *WatchRoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRoutesResponse.ProtoReflect.Descriptor instead.
 func (*WatchRoutesResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{53}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *WatchRoutesResponse) GetKind() EventKind {
@@ -2841,7 +2924,7 @@ type GetConfigRequest struct {
 
 func (x *GetConfigRequest) Reset() {
 	*x = GetConfigRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[54]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2853,7 +2936,7 @@ func (x *GetConfigRequest) String() string {
 func (*GetConfigRequest) ProtoMessage() {}
 
 func (x *GetConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[54]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2866,7 +2949,7 @@ func (x *GetConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigRequest.ProtoReflect.Descriptor instead.
 func (*GetConfigRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{54}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *GetConfigRequest) GetGeneration() uint64 {
@@ -2889,7 +2972,7 @@ type GetConfigResponse struct {
 
 func (x *GetConfigResponse) Reset() {
 	*x = GetConfigResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[55]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2901,7 +2984,7 @@ func (x *GetConfigResponse) String() string {
 func (*GetConfigResponse) ProtoMessage() {}
 
 func (x *GetConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[55]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2914,7 +2997,7 @@ func (x *GetConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigResponse.ProtoReflect.Descriptor instead.
 func (*GetConfigResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{55}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *GetConfigResponse) GetGeneration() *Generation {
@@ -2944,7 +3027,7 @@ type DiffConfigRequest struct {
 
 func (x *DiffConfigRequest) Reset() {
 	*x = DiffConfigRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[56]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2956,7 +3039,7 @@ func (x *DiffConfigRequest) String() string {
 func (*DiffConfigRequest) ProtoMessage() {}
 
 func (x *DiffConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[56]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2969,7 +3052,7 @@ func (x *DiffConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffConfigRequest.ProtoReflect.Descriptor instead.
 func (*DiffConfigRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{56}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *DiffConfigRequest) GetFrom() uint64 {
@@ -2997,7 +3080,7 @@ type DiffConfigResponse struct {
 
 func (x *DiffConfigResponse) Reset() {
 	*x = DiffConfigResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[57]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3009,7 +3092,7 @@ func (x *DiffConfigResponse) String() string {
 func (*DiffConfigResponse) ProtoMessage() {}
 
 func (x *DiffConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[57]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3022,7 +3105,7 @@ func (x *DiffConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffConfigResponse.ProtoReflect.Descriptor instead.
 func (*DiffConfigResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{57}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *DiffConfigResponse) GetDiff() string {
@@ -3043,7 +3126,7 @@ type ListGenerationsRequest struct {
 
 func (x *ListGenerationsRequest) Reset() {
 	*x = ListGenerationsRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[58]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3055,7 +3138,7 @@ func (x *ListGenerationsRequest) String() string {
 func (*ListGenerationsRequest) ProtoMessage() {}
 
 func (x *ListGenerationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[58]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3068,7 +3151,7 @@ func (x *ListGenerationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGenerationsRequest.ProtoReflect.Descriptor instead.
 func (*ListGenerationsRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{58}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListGenerationsRequest) GetLimit() uint32 {
@@ -3093,7 +3176,7 @@ type ListGenerationsResponse struct {
 
 func (x *ListGenerationsResponse) Reset() {
 	*x = ListGenerationsResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[59]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3105,7 +3188,7 @@ func (x *ListGenerationsResponse) String() string {
 func (*ListGenerationsResponse) ProtoMessage() {}
 
 func (x *ListGenerationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[59]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3118,7 +3201,7 @@ func (x *ListGenerationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGenerationsResponse.ProtoReflect.Descriptor instead.
 func (*ListGenerationsResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{59}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListGenerationsResponse) GetGenerations() []*Generation {
@@ -3155,7 +3238,7 @@ type RollbackConfigRequest struct {
 
 func (x *RollbackConfigRequest) Reset() {
 	*x = RollbackConfigRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[60]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3167,7 +3250,7 @@ func (x *RollbackConfigRequest) String() string {
 func (*RollbackConfigRequest) ProtoMessage() {}
 
 func (x *RollbackConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[60]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3180,7 +3263,7 @@ func (x *RollbackConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackConfigRequest.ProtoReflect.Descriptor instead.
 func (*RollbackConfigRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{60}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *RollbackConfigRequest) GetGeneration() uint64 {
@@ -3208,7 +3291,7 @@ type RollbackConfigResponse struct {
 
 func (x *RollbackConfigResponse) Reset() {
 	*x = RollbackConfigResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[61]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3220,7 +3303,7 @@ func (x *RollbackConfigResponse) String() string {
 func (*RollbackConfigResponse) ProtoMessage() {}
 
 func (x *RollbackConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[61]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3233,7 +3316,7 @@ func (x *RollbackConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackConfigResponse.ProtoReflect.Descriptor instead.
 func (*RollbackConfigResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{61}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *RollbackConfigResponse) GetResult() *ChangeResult {
@@ -3254,7 +3337,7 @@ type RebaseConfigRequest struct {
 
 func (x *RebaseConfigRequest) Reset() {
 	*x = RebaseConfigRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[62]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3266,7 +3349,7 @@ func (x *RebaseConfigRequest) String() string {
 func (*RebaseConfigRequest) ProtoMessage() {}
 
 func (x *RebaseConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[62]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3279,7 +3362,7 @@ func (x *RebaseConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebaseConfigRequest.ProtoReflect.Descriptor instead.
 func (*RebaseConfigRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{62}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *RebaseConfigRequest) GetOptions() *ChangeOptions {
@@ -3300,7 +3383,7 @@ type RebaseConfigResponse struct {
 
 func (x *RebaseConfigResponse) Reset() {
 	*x = RebaseConfigResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[63]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3312,7 +3395,7 @@ func (x *RebaseConfigResponse) String() string {
 func (*RebaseConfigResponse) ProtoMessage() {}
 
 func (x *RebaseConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[63]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3325,7 +3408,7 @@ func (x *RebaseConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebaseConfigResponse.ProtoReflect.Descriptor instead.
 func (*RebaseConfigResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{63}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *RebaseConfigResponse) GetResult() *ChangeResult {
@@ -3382,7 +3465,10 @@ const file_fabric_v1_fabric_proto_rawDesc = "" +
 	"\bsessions\x18\x01 \x03(\v2\x15.fabric.v1.BfdSessionR\bsessions\"\x13\n" +
 	"\x11ListCloudsRequest\">\n" +
 	"\x12ListCloudsResponse\x12(\n" +
-	"\x06clouds\x18\x01 \x03(\v2\x10.fabric.v1.CloudR\x06clouds\"$\n" +
+	"\x06clouds\x18\x01 \x03(\v2\x10.fabric.v1.CloudR\x06clouds\"\x15\n" +
+	"\x13ApproveCloudRequest\"*\n" +
+	"\x14ApproveCloudResponse\x12\x12\n" +
+	"\x04held\x18\x01 \x01(\rR\x04held\"$\n" +
 	"\x10ListPeersRequest\x12\x10\n" +
 	"\x03vrf\x18\x01 \x01(\tR\x03vrf\":\n" +
 	"\x11ListPeersResponse\x12%\n" +
@@ -3514,7 +3600,7 @@ const file_fabric_v1_fabric_proto_rawDesc = "" +
 	"\x16EVENT_KIND_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10EVENT_KIND_ADDED\x10\x01\x12\x16\n" +
 	"\x12EVENT_KIND_CHANGED\x10\x02\x12\x18\n" +
-	"\x14EVENT_KIND_WITHDRAWN\x10\x032\xa9\x13\n" +
+	"\x14EVENT_KIND_WITHDRAWN\x10\x032\xfa\x13\n" +
 	"\rFabricService\x12I\n" +
 	"\n" +
 	"GetVersion\x12\x1c.fabric.v1.GetVersionRequest\x1a\x1d.fabric.v1.GetVersionResponse\x12@\n" +
@@ -3528,7 +3614,8 @@ const file_fabric_v1_fabric_proto_rawDesc = "" +
 	"\rUndrainTunnel\x12\x1f.fabric.v1.UndrainTunnelRequest\x1a .fabric.v1.UndrainTunnelResponse\x12X\n" +
 	"\x0fListBfdSessions\x12!.fabric.v1.ListBfdSessionsRequest\x1a\".fabric.v1.ListBfdSessionsResponse\x12I\n" +
 	"\n" +
-	"ListClouds\x12\x1c.fabric.v1.ListCloudsRequest\x1a\x1d.fabric.v1.ListCloudsResponse\x12F\n" +
+	"ListClouds\x12\x1c.fabric.v1.ListCloudsRequest\x1a\x1d.fabric.v1.ListCloudsResponse\x12O\n" +
+	"\fApproveCloud\x12\x1e.fabric.v1.ApproveCloudRequest\x1a\x1f.fabric.v1.ApproveCloudResponse\x12F\n" +
 	"\tListPeers\x12\x1b.fabric.v1.ListPeersRequest\x1a\x1c.fabric.v1.ListPeersResponse\x12@\n" +
 	"\aGetPeer\x12\x19.fabric.v1.GetPeerRequest\x1a\x1a.fabric.v1.GetPeerResponse\x12@\n" +
 	"\aAddPeer\x12\x19.fabric.v1.AddPeerRequest\x1a\x1a.fabric.v1.AddPeerResponse\x12I\n" +
@@ -3568,7 +3655,7 @@ func file_fabric_v1_fabric_proto_rawDescGZIP() []byte {
 }
 
 var file_fabric_v1_fabric_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_fabric_v1_fabric_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
+var file_fabric_v1_fabric_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
 var file_fabric_v1_fabric_proto_goTypes = []any{
 	(EventKind)(0),                  // 0: fabric.v1.EventKind
 	(*GetVersionRequest)(nil),       // 1: fabric.v1.GetVersionRequest
@@ -3593,112 +3680,114 @@ var file_fabric_v1_fabric_proto_goTypes = []any{
 	(*ListBfdSessionsResponse)(nil), // 20: fabric.v1.ListBfdSessionsResponse
 	(*ListCloudsRequest)(nil),       // 21: fabric.v1.ListCloudsRequest
 	(*ListCloudsResponse)(nil),      // 22: fabric.v1.ListCloudsResponse
-	(*ListPeersRequest)(nil),        // 23: fabric.v1.ListPeersRequest
-	(*ListPeersResponse)(nil),       // 24: fabric.v1.ListPeersResponse
-	(*GetPeerRequest)(nil),          // 25: fabric.v1.GetPeerRequest
-	(*GetPeerResponse)(nil),         // 26: fabric.v1.GetPeerResponse
-	(*AddPeerRequest)(nil),          // 27: fabric.v1.AddPeerRequest
-	(*AddPeerResponse)(nil),         // 28: fabric.v1.AddPeerResponse
-	(*DeletePeerRequest)(nil),       // 29: fabric.v1.DeletePeerRequest
-	(*DeletePeerResponse)(nil),      // 30: fabric.v1.DeletePeerResponse
-	(*EnablePeerRequest)(nil),       // 31: fabric.v1.EnablePeerRequest
-	(*EnablePeerResponse)(nil),      // 32: fabric.v1.EnablePeerResponse
-	(*DisablePeerRequest)(nil),      // 33: fabric.v1.DisablePeerRequest
-	(*DisablePeerResponse)(nil),     // 34: fabric.v1.DisablePeerResponse
-	(*ResetPeerRequest)(nil),        // 35: fabric.v1.ResetPeerRequest
-	(*ResetPeerResponse)(nil),       // 36: fabric.v1.ResetPeerResponse
-	(*ListPrefixesRequest)(nil),     // 37: fabric.v1.ListPrefixesRequest
-	(*ListPrefixesResponse)(nil),    // 38: fabric.v1.ListPrefixesResponse
-	(*GetPrefixRequest)(nil),        // 39: fabric.v1.GetPrefixRequest
-	(*GetPrefixResponse)(nil),       // 40: fabric.v1.GetPrefixResponse
-	(*AddPrefixRequest)(nil),        // 41: fabric.v1.AddPrefixRequest
-	(*AddPrefixResponse)(nil),       // 42: fabric.v1.AddPrefixResponse
-	(*DeletePrefixRequest)(nil),     // 43: fabric.v1.DeletePrefixRequest
-	(*DeletePrefixResponse)(nil),    // 44: fabric.v1.DeletePrefixResponse
-	(*WatchPrefixesRequest)(nil),    // 45: fabric.v1.WatchPrefixesRequest
-	(*WatchPrefixesResponse)(nil),   // 46: fabric.v1.WatchPrefixesResponse
-	(*ListRoutesRequest)(nil),       // 47: fabric.v1.ListRoutesRequest
-	(*ListRoutesResponse)(nil),      // 48: fabric.v1.ListRoutesResponse
-	(*GetRouteRequest)(nil),         // 49: fabric.v1.GetRouteRequest
-	(*GetRouteResponse)(nil),        // 50: fabric.v1.GetRouteResponse
-	(*ExplainRouteRequest)(nil),     // 51: fabric.v1.ExplainRouteRequest
-	(*ExplainRouteResponse)(nil),    // 52: fabric.v1.ExplainRouteResponse
-	(*WatchRoutesRequest)(nil),      // 53: fabric.v1.WatchRoutesRequest
-	(*WatchRoutesResponse)(nil),     // 54: fabric.v1.WatchRoutesResponse
-	(*GetConfigRequest)(nil),        // 55: fabric.v1.GetConfigRequest
-	(*GetConfigResponse)(nil),       // 56: fabric.v1.GetConfigResponse
-	(*DiffConfigRequest)(nil),       // 57: fabric.v1.DiffConfigRequest
-	(*DiffConfigResponse)(nil),      // 58: fabric.v1.DiffConfigResponse
-	(*ListGenerationsRequest)(nil),  // 59: fabric.v1.ListGenerationsRequest
-	(*ListGenerationsResponse)(nil), // 60: fabric.v1.ListGenerationsResponse
-	(*RollbackConfigRequest)(nil),   // 61: fabric.v1.RollbackConfigRequest
-	(*RollbackConfigResponse)(nil),  // 62: fabric.v1.RollbackConfigResponse
-	(*RebaseConfigRequest)(nil),     // 63: fabric.v1.RebaseConfigRequest
-	(*RebaseConfigResponse)(nil),    // 64: fabric.v1.RebaseConfigResponse
-	(*SiteStatus)(nil),              // 65: fabric.v1.SiteStatus
-	(*ChangeOptions)(nil),           // 66: fabric.v1.ChangeOptions
-	(*ChangeResult)(nil),            // 67: fabric.v1.ChangeResult
-	(*Vrf)(nil),                     // 68: fabric.v1.Vrf
-	(*Tunnel)(nil),                  // 69: fabric.v1.Tunnel
-	(*TunnelChange)(nil),            // 70: fabric.v1.TunnelChange
-	(*BfdSession)(nil),              // 71: fabric.v1.BfdSession
-	(*Cloud)(nil),                   // 72: fabric.v1.Cloud
-	(*Peer)(nil),                    // 73: fabric.v1.Peer
-	(*PeerConfig)(nil),              // 74: fabric.v1.PeerConfig
-	(*Prefix)(nil),                  // 75: fabric.v1.Prefix
-	(*PrefixConfig)(nil),            // 76: fabric.v1.PrefixConfig
-	(*Route)(nil),                   // 77: fabric.v1.Route
-	(*Candidate)(nil),               // 78: fabric.v1.Candidate
-	(*Generation)(nil),              // 79: fabric.v1.Generation
+	(*ApproveCloudRequest)(nil),     // 23: fabric.v1.ApproveCloudRequest
+	(*ApproveCloudResponse)(nil),    // 24: fabric.v1.ApproveCloudResponse
+	(*ListPeersRequest)(nil),        // 25: fabric.v1.ListPeersRequest
+	(*ListPeersResponse)(nil),       // 26: fabric.v1.ListPeersResponse
+	(*GetPeerRequest)(nil),          // 27: fabric.v1.GetPeerRequest
+	(*GetPeerResponse)(nil),         // 28: fabric.v1.GetPeerResponse
+	(*AddPeerRequest)(nil),          // 29: fabric.v1.AddPeerRequest
+	(*AddPeerResponse)(nil),         // 30: fabric.v1.AddPeerResponse
+	(*DeletePeerRequest)(nil),       // 31: fabric.v1.DeletePeerRequest
+	(*DeletePeerResponse)(nil),      // 32: fabric.v1.DeletePeerResponse
+	(*EnablePeerRequest)(nil),       // 33: fabric.v1.EnablePeerRequest
+	(*EnablePeerResponse)(nil),      // 34: fabric.v1.EnablePeerResponse
+	(*DisablePeerRequest)(nil),      // 35: fabric.v1.DisablePeerRequest
+	(*DisablePeerResponse)(nil),     // 36: fabric.v1.DisablePeerResponse
+	(*ResetPeerRequest)(nil),        // 37: fabric.v1.ResetPeerRequest
+	(*ResetPeerResponse)(nil),       // 38: fabric.v1.ResetPeerResponse
+	(*ListPrefixesRequest)(nil),     // 39: fabric.v1.ListPrefixesRequest
+	(*ListPrefixesResponse)(nil),    // 40: fabric.v1.ListPrefixesResponse
+	(*GetPrefixRequest)(nil),        // 41: fabric.v1.GetPrefixRequest
+	(*GetPrefixResponse)(nil),       // 42: fabric.v1.GetPrefixResponse
+	(*AddPrefixRequest)(nil),        // 43: fabric.v1.AddPrefixRequest
+	(*AddPrefixResponse)(nil),       // 44: fabric.v1.AddPrefixResponse
+	(*DeletePrefixRequest)(nil),     // 45: fabric.v1.DeletePrefixRequest
+	(*DeletePrefixResponse)(nil),    // 46: fabric.v1.DeletePrefixResponse
+	(*WatchPrefixesRequest)(nil),    // 47: fabric.v1.WatchPrefixesRequest
+	(*WatchPrefixesResponse)(nil),   // 48: fabric.v1.WatchPrefixesResponse
+	(*ListRoutesRequest)(nil),       // 49: fabric.v1.ListRoutesRequest
+	(*ListRoutesResponse)(nil),      // 50: fabric.v1.ListRoutesResponse
+	(*GetRouteRequest)(nil),         // 51: fabric.v1.GetRouteRequest
+	(*GetRouteResponse)(nil),        // 52: fabric.v1.GetRouteResponse
+	(*ExplainRouteRequest)(nil),     // 53: fabric.v1.ExplainRouteRequest
+	(*ExplainRouteResponse)(nil),    // 54: fabric.v1.ExplainRouteResponse
+	(*WatchRoutesRequest)(nil),      // 55: fabric.v1.WatchRoutesRequest
+	(*WatchRoutesResponse)(nil),     // 56: fabric.v1.WatchRoutesResponse
+	(*GetConfigRequest)(nil),        // 57: fabric.v1.GetConfigRequest
+	(*GetConfigResponse)(nil),       // 58: fabric.v1.GetConfigResponse
+	(*DiffConfigRequest)(nil),       // 59: fabric.v1.DiffConfigRequest
+	(*DiffConfigResponse)(nil),      // 60: fabric.v1.DiffConfigResponse
+	(*ListGenerationsRequest)(nil),  // 61: fabric.v1.ListGenerationsRequest
+	(*ListGenerationsResponse)(nil), // 62: fabric.v1.ListGenerationsResponse
+	(*RollbackConfigRequest)(nil),   // 63: fabric.v1.RollbackConfigRequest
+	(*RollbackConfigResponse)(nil),  // 64: fabric.v1.RollbackConfigResponse
+	(*RebaseConfigRequest)(nil),     // 65: fabric.v1.RebaseConfigRequest
+	(*RebaseConfigResponse)(nil),    // 66: fabric.v1.RebaseConfigResponse
+	(*SiteStatus)(nil),              // 67: fabric.v1.SiteStatus
+	(*ChangeOptions)(nil),           // 68: fabric.v1.ChangeOptions
+	(*ChangeResult)(nil),            // 69: fabric.v1.ChangeResult
+	(*Vrf)(nil),                     // 70: fabric.v1.Vrf
+	(*Tunnel)(nil),                  // 71: fabric.v1.Tunnel
+	(*TunnelChange)(nil),            // 72: fabric.v1.TunnelChange
+	(*BfdSession)(nil),              // 73: fabric.v1.BfdSession
+	(*Cloud)(nil),                   // 74: fabric.v1.Cloud
+	(*Peer)(nil),                    // 75: fabric.v1.Peer
+	(*PeerConfig)(nil),              // 76: fabric.v1.PeerConfig
+	(*Prefix)(nil),                  // 77: fabric.v1.Prefix
+	(*PrefixConfig)(nil),            // 78: fabric.v1.PrefixConfig
+	(*Route)(nil),                   // 79: fabric.v1.Route
+	(*Candidate)(nil),               // 80: fabric.v1.Candidate
+	(*Generation)(nil),              // 81: fabric.v1.Generation
 }
 var file_fabric_v1_fabric_proto_depIdxs = []int32{
-	65, // 0: fabric.v1.GetSiteResponse.site:type_name -> fabric.v1.SiteStatus
-	66, // 1: fabric.v1.DrainSiteRequest.options:type_name -> fabric.v1.ChangeOptions
-	67, // 2: fabric.v1.DrainSiteResponse.result:type_name -> fabric.v1.ChangeResult
-	66, // 3: fabric.v1.UndrainSiteRequest.options:type_name -> fabric.v1.ChangeOptions
-	67, // 4: fabric.v1.UndrainSiteResponse.result:type_name -> fabric.v1.ChangeResult
-	68, // 5: fabric.v1.ListVrfsResponse.vrfs:type_name -> fabric.v1.Vrf
-	69, // 6: fabric.v1.ListTunnelsResponse.tunnels:type_name -> fabric.v1.Tunnel
+	67, // 0: fabric.v1.GetSiteResponse.site:type_name -> fabric.v1.SiteStatus
+	68, // 1: fabric.v1.DrainSiteRequest.options:type_name -> fabric.v1.ChangeOptions
+	69, // 2: fabric.v1.DrainSiteResponse.result:type_name -> fabric.v1.ChangeResult
+	68, // 3: fabric.v1.UndrainSiteRequest.options:type_name -> fabric.v1.ChangeOptions
+	69, // 4: fabric.v1.UndrainSiteResponse.result:type_name -> fabric.v1.ChangeResult
+	70, // 5: fabric.v1.ListVrfsResponse.vrfs:type_name -> fabric.v1.Vrf
+	71, // 6: fabric.v1.ListTunnelsResponse.tunnels:type_name -> fabric.v1.Tunnel
 	0,  // 7: fabric.v1.WatchTunnelsResponse.kind:type_name -> fabric.v1.EventKind
-	69, // 8: fabric.v1.WatchTunnelsResponse.tunnel:type_name -> fabric.v1.Tunnel
-	70, // 9: fabric.v1.DrainTunnelResponse.result:type_name -> fabric.v1.TunnelChange
-	70, // 10: fabric.v1.UndrainTunnelResponse.result:type_name -> fabric.v1.TunnelChange
-	71, // 11: fabric.v1.ListBfdSessionsResponse.sessions:type_name -> fabric.v1.BfdSession
-	72, // 12: fabric.v1.ListCloudsResponse.clouds:type_name -> fabric.v1.Cloud
-	73, // 13: fabric.v1.ListPeersResponse.peers:type_name -> fabric.v1.Peer
-	73, // 14: fabric.v1.GetPeerResponse.peer:type_name -> fabric.v1.Peer
-	74, // 15: fabric.v1.GetPeerResponse.config:type_name -> fabric.v1.PeerConfig
-	74, // 16: fabric.v1.AddPeerRequest.peer:type_name -> fabric.v1.PeerConfig
-	66, // 17: fabric.v1.AddPeerRequest.options:type_name -> fabric.v1.ChangeOptions
-	67, // 18: fabric.v1.AddPeerResponse.result:type_name -> fabric.v1.ChangeResult
-	66, // 19: fabric.v1.DeletePeerRequest.options:type_name -> fabric.v1.ChangeOptions
-	67, // 20: fabric.v1.DeletePeerResponse.result:type_name -> fabric.v1.ChangeResult
-	66, // 21: fabric.v1.EnablePeerRequest.options:type_name -> fabric.v1.ChangeOptions
-	67, // 22: fabric.v1.EnablePeerResponse.result:type_name -> fabric.v1.ChangeResult
-	66, // 23: fabric.v1.DisablePeerRequest.options:type_name -> fabric.v1.ChangeOptions
-	67, // 24: fabric.v1.DisablePeerResponse.result:type_name -> fabric.v1.ChangeResult
-	75, // 25: fabric.v1.ListPrefixesResponse.prefixes:type_name -> fabric.v1.Prefix
-	75, // 26: fabric.v1.GetPrefixResponse.prefix:type_name -> fabric.v1.Prefix
-	76, // 27: fabric.v1.GetPrefixResponse.config:type_name -> fabric.v1.PrefixConfig
-	76, // 28: fabric.v1.AddPrefixRequest.prefix:type_name -> fabric.v1.PrefixConfig
-	66, // 29: fabric.v1.AddPrefixRequest.options:type_name -> fabric.v1.ChangeOptions
-	67, // 30: fabric.v1.AddPrefixResponse.result:type_name -> fabric.v1.ChangeResult
-	66, // 31: fabric.v1.DeletePrefixRequest.options:type_name -> fabric.v1.ChangeOptions
-	67, // 32: fabric.v1.DeletePrefixResponse.result:type_name -> fabric.v1.ChangeResult
+	71, // 8: fabric.v1.WatchTunnelsResponse.tunnel:type_name -> fabric.v1.Tunnel
+	72, // 9: fabric.v1.DrainTunnelResponse.result:type_name -> fabric.v1.TunnelChange
+	72, // 10: fabric.v1.UndrainTunnelResponse.result:type_name -> fabric.v1.TunnelChange
+	73, // 11: fabric.v1.ListBfdSessionsResponse.sessions:type_name -> fabric.v1.BfdSession
+	74, // 12: fabric.v1.ListCloudsResponse.clouds:type_name -> fabric.v1.Cloud
+	75, // 13: fabric.v1.ListPeersResponse.peers:type_name -> fabric.v1.Peer
+	75, // 14: fabric.v1.GetPeerResponse.peer:type_name -> fabric.v1.Peer
+	76, // 15: fabric.v1.GetPeerResponse.config:type_name -> fabric.v1.PeerConfig
+	76, // 16: fabric.v1.AddPeerRequest.peer:type_name -> fabric.v1.PeerConfig
+	68, // 17: fabric.v1.AddPeerRequest.options:type_name -> fabric.v1.ChangeOptions
+	69, // 18: fabric.v1.AddPeerResponse.result:type_name -> fabric.v1.ChangeResult
+	68, // 19: fabric.v1.DeletePeerRequest.options:type_name -> fabric.v1.ChangeOptions
+	69, // 20: fabric.v1.DeletePeerResponse.result:type_name -> fabric.v1.ChangeResult
+	68, // 21: fabric.v1.EnablePeerRequest.options:type_name -> fabric.v1.ChangeOptions
+	69, // 22: fabric.v1.EnablePeerResponse.result:type_name -> fabric.v1.ChangeResult
+	68, // 23: fabric.v1.DisablePeerRequest.options:type_name -> fabric.v1.ChangeOptions
+	69, // 24: fabric.v1.DisablePeerResponse.result:type_name -> fabric.v1.ChangeResult
+	77, // 25: fabric.v1.ListPrefixesResponse.prefixes:type_name -> fabric.v1.Prefix
+	77, // 26: fabric.v1.GetPrefixResponse.prefix:type_name -> fabric.v1.Prefix
+	78, // 27: fabric.v1.GetPrefixResponse.config:type_name -> fabric.v1.PrefixConfig
+	78, // 28: fabric.v1.AddPrefixRequest.prefix:type_name -> fabric.v1.PrefixConfig
+	68, // 29: fabric.v1.AddPrefixRequest.options:type_name -> fabric.v1.ChangeOptions
+	69, // 30: fabric.v1.AddPrefixResponse.result:type_name -> fabric.v1.ChangeResult
+	68, // 31: fabric.v1.DeletePrefixRequest.options:type_name -> fabric.v1.ChangeOptions
+	69, // 32: fabric.v1.DeletePrefixResponse.result:type_name -> fabric.v1.ChangeResult
 	0,  // 33: fabric.v1.WatchPrefixesResponse.kind:type_name -> fabric.v1.EventKind
-	75, // 34: fabric.v1.WatchPrefixesResponse.prefix:type_name -> fabric.v1.Prefix
-	77, // 35: fabric.v1.ListRoutesResponse.routes:type_name -> fabric.v1.Route
-	77, // 36: fabric.v1.GetRouteResponse.route:type_name -> fabric.v1.Route
-	78, // 37: fabric.v1.ExplainRouteResponse.candidates:type_name -> fabric.v1.Candidate
-	78, // 38: fabric.v1.ExplainRouteResponse.rejected:type_name -> fabric.v1.Candidate
+	77, // 34: fabric.v1.WatchPrefixesResponse.prefix:type_name -> fabric.v1.Prefix
+	79, // 35: fabric.v1.ListRoutesResponse.routes:type_name -> fabric.v1.Route
+	79, // 36: fabric.v1.GetRouteResponse.route:type_name -> fabric.v1.Route
+	80, // 37: fabric.v1.ExplainRouteResponse.candidates:type_name -> fabric.v1.Candidate
+	80, // 38: fabric.v1.ExplainRouteResponse.rejected:type_name -> fabric.v1.Candidate
 	0,  // 39: fabric.v1.WatchRoutesResponse.kind:type_name -> fabric.v1.EventKind
-	77, // 40: fabric.v1.WatchRoutesResponse.route:type_name -> fabric.v1.Route
-	79, // 41: fabric.v1.GetConfigResponse.generation:type_name -> fabric.v1.Generation
-	79, // 42: fabric.v1.ListGenerationsResponse.generations:type_name -> fabric.v1.Generation
-	66, // 43: fabric.v1.RollbackConfigRequest.options:type_name -> fabric.v1.ChangeOptions
-	67, // 44: fabric.v1.RollbackConfigResponse.result:type_name -> fabric.v1.ChangeResult
-	66, // 45: fabric.v1.RebaseConfigRequest.options:type_name -> fabric.v1.ChangeOptions
-	67, // 46: fabric.v1.RebaseConfigResponse.result:type_name -> fabric.v1.ChangeResult
+	79, // 40: fabric.v1.WatchRoutesResponse.route:type_name -> fabric.v1.Route
+	81, // 41: fabric.v1.GetConfigResponse.generation:type_name -> fabric.v1.Generation
+	81, // 42: fabric.v1.ListGenerationsResponse.generations:type_name -> fabric.v1.Generation
+	68, // 43: fabric.v1.RollbackConfigRequest.options:type_name -> fabric.v1.ChangeOptions
+	69, // 44: fabric.v1.RollbackConfigResponse.result:type_name -> fabric.v1.ChangeResult
+	68, // 45: fabric.v1.RebaseConfigRequest.options:type_name -> fabric.v1.ChangeOptions
+	69, // 46: fabric.v1.RebaseConfigResponse.result:type_name -> fabric.v1.ChangeResult
 	1,  // 47: fabric.v1.FabricService.GetVersion:input_type -> fabric.v1.GetVersionRequest
 	3,  // 48: fabric.v1.FabricService.GetSite:input_type -> fabric.v1.GetSiteRequest
 	5,  // 49: fabric.v1.FabricService.DrainSite:input_type -> fabric.v1.DrainSiteRequest
@@ -3710,61 +3799,63 @@ var file_fabric_v1_fabric_proto_depIdxs = []int32{
 	17, // 55: fabric.v1.FabricService.UndrainTunnel:input_type -> fabric.v1.UndrainTunnelRequest
 	19, // 56: fabric.v1.FabricService.ListBfdSessions:input_type -> fabric.v1.ListBfdSessionsRequest
 	21, // 57: fabric.v1.FabricService.ListClouds:input_type -> fabric.v1.ListCloudsRequest
-	23, // 58: fabric.v1.FabricService.ListPeers:input_type -> fabric.v1.ListPeersRequest
-	25, // 59: fabric.v1.FabricService.GetPeer:input_type -> fabric.v1.GetPeerRequest
-	27, // 60: fabric.v1.FabricService.AddPeer:input_type -> fabric.v1.AddPeerRequest
-	29, // 61: fabric.v1.FabricService.DeletePeer:input_type -> fabric.v1.DeletePeerRequest
-	31, // 62: fabric.v1.FabricService.EnablePeer:input_type -> fabric.v1.EnablePeerRequest
-	33, // 63: fabric.v1.FabricService.DisablePeer:input_type -> fabric.v1.DisablePeerRequest
-	35, // 64: fabric.v1.FabricService.ResetPeer:input_type -> fabric.v1.ResetPeerRequest
-	37, // 65: fabric.v1.FabricService.ListPrefixes:input_type -> fabric.v1.ListPrefixesRequest
-	39, // 66: fabric.v1.FabricService.GetPrefix:input_type -> fabric.v1.GetPrefixRequest
-	41, // 67: fabric.v1.FabricService.AddPrefix:input_type -> fabric.v1.AddPrefixRequest
-	43, // 68: fabric.v1.FabricService.DeletePrefix:input_type -> fabric.v1.DeletePrefixRequest
-	45, // 69: fabric.v1.FabricService.WatchPrefixes:input_type -> fabric.v1.WatchPrefixesRequest
-	47, // 70: fabric.v1.FabricService.ListRoutes:input_type -> fabric.v1.ListRoutesRequest
-	49, // 71: fabric.v1.FabricService.GetRoute:input_type -> fabric.v1.GetRouteRequest
-	51, // 72: fabric.v1.FabricService.ExplainRoute:input_type -> fabric.v1.ExplainRouteRequest
-	53, // 73: fabric.v1.FabricService.WatchRoutes:input_type -> fabric.v1.WatchRoutesRequest
-	55, // 74: fabric.v1.FabricService.GetConfig:input_type -> fabric.v1.GetConfigRequest
-	57, // 75: fabric.v1.FabricService.DiffConfig:input_type -> fabric.v1.DiffConfigRequest
-	59, // 76: fabric.v1.FabricService.ListGenerations:input_type -> fabric.v1.ListGenerationsRequest
-	61, // 77: fabric.v1.FabricService.RollbackConfig:input_type -> fabric.v1.RollbackConfigRequest
-	63, // 78: fabric.v1.FabricService.RebaseConfig:input_type -> fabric.v1.RebaseConfigRequest
-	2,  // 79: fabric.v1.FabricService.GetVersion:output_type -> fabric.v1.GetVersionResponse
-	4,  // 80: fabric.v1.FabricService.GetSite:output_type -> fabric.v1.GetSiteResponse
-	6,  // 81: fabric.v1.FabricService.DrainSite:output_type -> fabric.v1.DrainSiteResponse
-	8,  // 82: fabric.v1.FabricService.UndrainSite:output_type -> fabric.v1.UndrainSiteResponse
-	10, // 83: fabric.v1.FabricService.ListVrfs:output_type -> fabric.v1.ListVrfsResponse
-	12, // 84: fabric.v1.FabricService.ListTunnels:output_type -> fabric.v1.ListTunnelsResponse
-	14, // 85: fabric.v1.FabricService.WatchTunnels:output_type -> fabric.v1.WatchTunnelsResponse
-	16, // 86: fabric.v1.FabricService.DrainTunnel:output_type -> fabric.v1.DrainTunnelResponse
-	18, // 87: fabric.v1.FabricService.UndrainTunnel:output_type -> fabric.v1.UndrainTunnelResponse
-	20, // 88: fabric.v1.FabricService.ListBfdSessions:output_type -> fabric.v1.ListBfdSessionsResponse
-	22, // 89: fabric.v1.FabricService.ListClouds:output_type -> fabric.v1.ListCloudsResponse
-	24, // 90: fabric.v1.FabricService.ListPeers:output_type -> fabric.v1.ListPeersResponse
-	26, // 91: fabric.v1.FabricService.GetPeer:output_type -> fabric.v1.GetPeerResponse
-	28, // 92: fabric.v1.FabricService.AddPeer:output_type -> fabric.v1.AddPeerResponse
-	30, // 93: fabric.v1.FabricService.DeletePeer:output_type -> fabric.v1.DeletePeerResponse
-	32, // 94: fabric.v1.FabricService.EnablePeer:output_type -> fabric.v1.EnablePeerResponse
-	34, // 95: fabric.v1.FabricService.DisablePeer:output_type -> fabric.v1.DisablePeerResponse
-	36, // 96: fabric.v1.FabricService.ResetPeer:output_type -> fabric.v1.ResetPeerResponse
-	38, // 97: fabric.v1.FabricService.ListPrefixes:output_type -> fabric.v1.ListPrefixesResponse
-	40, // 98: fabric.v1.FabricService.GetPrefix:output_type -> fabric.v1.GetPrefixResponse
-	42, // 99: fabric.v1.FabricService.AddPrefix:output_type -> fabric.v1.AddPrefixResponse
-	44, // 100: fabric.v1.FabricService.DeletePrefix:output_type -> fabric.v1.DeletePrefixResponse
-	46, // 101: fabric.v1.FabricService.WatchPrefixes:output_type -> fabric.v1.WatchPrefixesResponse
-	48, // 102: fabric.v1.FabricService.ListRoutes:output_type -> fabric.v1.ListRoutesResponse
-	50, // 103: fabric.v1.FabricService.GetRoute:output_type -> fabric.v1.GetRouteResponse
-	52, // 104: fabric.v1.FabricService.ExplainRoute:output_type -> fabric.v1.ExplainRouteResponse
-	54, // 105: fabric.v1.FabricService.WatchRoutes:output_type -> fabric.v1.WatchRoutesResponse
-	56, // 106: fabric.v1.FabricService.GetConfig:output_type -> fabric.v1.GetConfigResponse
-	58, // 107: fabric.v1.FabricService.DiffConfig:output_type -> fabric.v1.DiffConfigResponse
-	60, // 108: fabric.v1.FabricService.ListGenerations:output_type -> fabric.v1.ListGenerationsResponse
-	62, // 109: fabric.v1.FabricService.RollbackConfig:output_type -> fabric.v1.RollbackConfigResponse
-	64, // 110: fabric.v1.FabricService.RebaseConfig:output_type -> fabric.v1.RebaseConfigResponse
-	79, // [79:111] is the sub-list for method output_type
-	47, // [47:79] is the sub-list for method input_type
+	23, // 58: fabric.v1.FabricService.ApproveCloud:input_type -> fabric.v1.ApproveCloudRequest
+	25, // 59: fabric.v1.FabricService.ListPeers:input_type -> fabric.v1.ListPeersRequest
+	27, // 60: fabric.v1.FabricService.GetPeer:input_type -> fabric.v1.GetPeerRequest
+	29, // 61: fabric.v1.FabricService.AddPeer:input_type -> fabric.v1.AddPeerRequest
+	31, // 62: fabric.v1.FabricService.DeletePeer:input_type -> fabric.v1.DeletePeerRequest
+	33, // 63: fabric.v1.FabricService.EnablePeer:input_type -> fabric.v1.EnablePeerRequest
+	35, // 64: fabric.v1.FabricService.DisablePeer:input_type -> fabric.v1.DisablePeerRequest
+	37, // 65: fabric.v1.FabricService.ResetPeer:input_type -> fabric.v1.ResetPeerRequest
+	39, // 66: fabric.v1.FabricService.ListPrefixes:input_type -> fabric.v1.ListPrefixesRequest
+	41, // 67: fabric.v1.FabricService.GetPrefix:input_type -> fabric.v1.GetPrefixRequest
+	43, // 68: fabric.v1.FabricService.AddPrefix:input_type -> fabric.v1.AddPrefixRequest
+	45, // 69: fabric.v1.FabricService.DeletePrefix:input_type -> fabric.v1.DeletePrefixRequest
+	47, // 70: fabric.v1.FabricService.WatchPrefixes:input_type -> fabric.v1.WatchPrefixesRequest
+	49, // 71: fabric.v1.FabricService.ListRoutes:input_type -> fabric.v1.ListRoutesRequest
+	51, // 72: fabric.v1.FabricService.GetRoute:input_type -> fabric.v1.GetRouteRequest
+	53, // 73: fabric.v1.FabricService.ExplainRoute:input_type -> fabric.v1.ExplainRouteRequest
+	55, // 74: fabric.v1.FabricService.WatchRoutes:input_type -> fabric.v1.WatchRoutesRequest
+	57, // 75: fabric.v1.FabricService.GetConfig:input_type -> fabric.v1.GetConfigRequest
+	59, // 76: fabric.v1.FabricService.DiffConfig:input_type -> fabric.v1.DiffConfigRequest
+	61, // 77: fabric.v1.FabricService.ListGenerations:input_type -> fabric.v1.ListGenerationsRequest
+	63, // 78: fabric.v1.FabricService.RollbackConfig:input_type -> fabric.v1.RollbackConfigRequest
+	65, // 79: fabric.v1.FabricService.RebaseConfig:input_type -> fabric.v1.RebaseConfigRequest
+	2,  // 80: fabric.v1.FabricService.GetVersion:output_type -> fabric.v1.GetVersionResponse
+	4,  // 81: fabric.v1.FabricService.GetSite:output_type -> fabric.v1.GetSiteResponse
+	6,  // 82: fabric.v1.FabricService.DrainSite:output_type -> fabric.v1.DrainSiteResponse
+	8,  // 83: fabric.v1.FabricService.UndrainSite:output_type -> fabric.v1.UndrainSiteResponse
+	10, // 84: fabric.v1.FabricService.ListVrfs:output_type -> fabric.v1.ListVrfsResponse
+	12, // 85: fabric.v1.FabricService.ListTunnels:output_type -> fabric.v1.ListTunnelsResponse
+	14, // 86: fabric.v1.FabricService.WatchTunnels:output_type -> fabric.v1.WatchTunnelsResponse
+	16, // 87: fabric.v1.FabricService.DrainTunnel:output_type -> fabric.v1.DrainTunnelResponse
+	18, // 88: fabric.v1.FabricService.UndrainTunnel:output_type -> fabric.v1.UndrainTunnelResponse
+	20, // 89: fabric.v1.FabricService.ListBfdSessions:output_type -> fabric.v1.ListBfdSessionsResponse
+	22, // 90: fabric.v1.FabricService.ListClouds:output_type -> fabric.v1.ListCloudsResponse
+	24, // 91: fabric.v1.FabricService.ApproveCloud:output_type -> fabric.v1.ApproveCloudResponse
+	26, // 92: fabric.v1.FabricService.ListPeers:output_type -> fabric.v1.ListPeersResponse
+	28, // 93: fabric.v1.FabricService.GetPeer:output_type -> fabric.v1.GetPeerResponse
+	30, // 94: fabric.v1.FabricService.AddPeer:output_type -> fabric.v1.AddPeerResponse
+	32, // 95: fabric.v1.FabricService.DeletePeer:output_type -> fabric.v1.DeletePeerResponse
+	34, // 96: fabric.v1.FabricService.EnablePeer:output_type -> fabric.v1.EnablePeerResponse
+	36, // 97: fabric.v1.FabricService.DisablePeer:output_type -> fabric.v1.DisablePeerResponse
+	38, // 98: fabric.v1.FabricService.ResetPeer:output_type -> fabric.v1.ResetPeerResponse
+	40, // 99: fabric.v1.FabricService.ListPrefixes:output_type -> fabric.v1.ListPrefixesResponse
+	42, // 100: fabric.v1.FabricService.GetPrefix:output_type -> fabric.v1.GetPrefixResponse
+	44, // 101: fabric.v1.FabricService.AddPrefix:output_type -> fabric.v1.AddPrefixResponse
+	46, // 102: fabric.v1.FabricService.DeletePrefix:output_type -> fabric.v1.DeletePrefixResponse
+	48, // 103: fabric.v1.FabricService.WatchPrefixes:output_type -> fabric.v1.WatchPrefixesResponse
+	50, // 104: fabric.v1.FabricService.ListRoutes:output_type -> fabric.v1.ListRoutesResponse
+	52, // 105: fabric.v1.FabricService.GetRoute:output_type -> fabric.v1.GetRouteResponse
+	54, // 106: fabric.v1.FabricService.ExplainRoute:output_type -> fabric.v1.ExplainRouteResponse
+	56, // 107: fabric.v1.FabricService.WatchRoutes:output_type -> fabric.v1.WatchRoutesResponse
+	58, // 108: fabric.v1.FabricService.GetConfig:output_type -> fabric.v1.GetConfigResponse
+	60, // 109: fabric.v1.FabricService.DiffConfig:output_type -> fabric.v1.DiffConfigResponse
+	62, // 110: fabric.v1.FabricService.ListGenerations:output_type -> fabric.v1.ListGenerationsResponse
+	64, // 111: fabric.v1.FabricService.RollbackConfig:output_type -> fabric.v1.RollbackConfigResponse
+	66, // 112: fabric.v1.FabricService.RebaseConfig:output_type -> fabric.v1.RebaseConfigResponse
+	80, // [80:113] is the sub-list for method output_type
+	47, // [47:80] is the sub-list for method input_type
 	47, // [47:47] is the sub-list for extension type_name
 	47, // [47:47] is the sub-list for extension extendee
 	0,  // [0:47] is the sub-list for field type_name
@@ -3783,7 +3874,7 @@ func file_fabric_v1_fabric_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fabric_v1_fabric_proto_rawDesc), len(file_fabric_v1_fabric_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   64,
+			NumMessages:   66,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -37,6 +37,7 @@ const (
 	FabricService_UndrainTunnel_FullMethodName   = "/fabric.v1.FabricService/UndrainTunnel"
 	FabricService_ListBfdSessions_FullMethodName = "/fabric.v1.FabricService/ListBfdSessions"
 	FabricService_ListClouds_FullMethodName      = "/fabric.v1.FabricService/ListClouds"
+	FabricService_ApproveCloud_FullMethodName    = "/fabric.v1.FabricService/ApproveCloud"
 	FabricService_ListPeers_FullMethodName       = "/fabric.v1.FabricService/ListPeers"
 	FabricService_GetPeer_FullMethodName         = "/fabric.v1.FabricService/GetPeer"
 	FabricService_AddPeer_FullMethodName         = "/fabric.v1.FabricService/AddPeer"
@@ -90,6 +91,9 @@ type FabricServiceClient interface {
 	ListBfdSessions(ctx context.Context, in *ListBfdSessionsRequest, opts ...grpc.CallOption) (*ListBfdSessionsResponse, error)
 	// ListClouds returns the VPC route tables that the gateway keeps, with what the next pass would do.
 	ListClouds(ctx context.Context, in *ListCloudsRequest, opts ...grpc.CallOption) (*ListCloudsResponse, error)
+	// ApproveCloud lets deletes go that are held back because they are so many at once. It is no change of the document. With none
+	// held it fails with FAILED_PRECONDITION.
+	ApproveCloud(ctx context.Context, in *ApproveCloudRequest, opts ...grpc.CallOption) (*ApproveCloudResponse, error)
 	// ListPeers returns the BGP neighbours, third-party and fabric.
 	ListPeers(ctx context.Context, in *ListPeersRequest, opts ...grpc.CallOption) (*ListPeersResponse, error)
 	// GetPeer returns one neighbour with its configuration.
@@ -255,6 +259,16 @@ func (c *fabricServiceClient) ListClouds(ctx context.Context, in *ListCloudsRequ
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListCloudsResponse)
 	err := c.cc.Invoke(ctx, FabricService_ListClouds_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *fabricServiceClient) ApproveCloud(ctx context.Context, in *ApproveCloudRequest, opts ...grpc.CallOption) (*ApproveCloudResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ApproveCloudResponse)
+	err := c.cc.Invoke(ctx, FabricService_ApproveCloud_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -537,6 +551,9 @@ type FabricServiceServer interface {
 	ListBfdSessions(context.Context, *ListBfdSessionsRequest) (*ListBfdSessionsResponse, error)
 	// ListClouds returns the VPC route tables that the gateway keeps, with what the next pass would do.
 	ListClouds(context.Context, *ListCloudsRequest) (*ListCloudsResponse, error)
+	// ApproveCloud lets deletes go that are held back because they are so many at once. It is no change of the document. With none
+	// held it fails with FAILED_PRECONDITION.
+	ApproveCloud(context.Context, *ApproveCloudRequest) (*ApproveCloudResponse, error)
 	// ListPeers returns the BGP neighbours, third-party and fabric.
 	ListPeers(context.Context, *ListPeersRequest) (*ListPeersResponse, error)
 	// GetPeer returns one neighbour with its configuration.
@@ -621,6 +638,9 @@ func (UnimplementedFabricServiceServer) ListBfdSessions(context.Context, *ListBf
 }
 func (UnimplementedFabricServiceServer) ListClouds(context.Context, *ListCloudsRequest) (*ListCloudsResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method ListClouds not implemented")
+}
+func (UnimplementedFabricServiceServer) ApproveCloud(context.Context, *ApproveCloudRequest) (*ApproveCloudResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ApproveCloud not implemented")
 }
 func (UnimplementedFabricServiceServer) ListPeers(context.Context, *ListPeersRequest) (*ListPeersResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method ListPeers not implemented")
@@ -893,6 +913,24 @@ func _FabricService_ListClouds_Handler(srv interface{}, ctx context.Context, dec
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(FabricServiceServer).ListClouds(ctx, req.(*ListCloudsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _FabricService_ApproveCloud_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ApproveCloudRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FabricServiceServer).ApproveCloud(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FabricService_ApproveCloud_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FabricServiceServer).ApproveCloud(ctx, req.(*ApproveCloudRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1293,6 +1331,10 @@ var FabricService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListClouds",
 			Handler:    _FabricService_ListClouds_Handler,
+		},
+		{
+			MethodName: "ApproveCloud",
+			Handler:    _FabricService_ApproveCloud_Handler,
 		},
 		{
 			MethodName: "ListPeers",
