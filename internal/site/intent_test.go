@@ -70,6 +70,31 @@ func TestCompileError(t *testing.T) {
 	g.wantHealthy()
 }
 
+// What the daemon reads at start only is told when it changes, and no more once it is changed back; the rest takes effect.
+func TestListenersNeedRestart(t *testing.T) {
+	t.Parallel()
+	g := newGate(t, document).start().waitReady()
+	g.wantHealthy()
+	const vtep = "vtep: 10.255.0.1\n"
+	set := func(old, new string) {
+		t.Helper()
+		if err := g.rewriteFile(old, new); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const metrics = "        metrics: 127.0.0.1:9100\n"
+	const api = "        api: {listen: 127.0.0.1:9101, cert-file: /a, key-file: /b, ca-file: /c}\n"
+	set(vtep, vtep+metrics)
+	g.wantProblem("generation 2", "metrics address", "takes effect with a restart")
+	set(metrics, api)
+	g.wantProblem("generation 3", "gateway gw's api", "takes effect with a restart")
+	if s := g.Snapshot().Site; s.Generation != 3 {
+		t.Errorf("%+v", s)
+	}
+	set(api, "")
+	g.wantHealthy()
+}
+
 // A document that is not valid never becomes a generation; the problem says what is wrong with it.
 func TestBadDocument(t *testing.T) {
 	t.Parallel()

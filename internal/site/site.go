@@ -78,6 +78,8 @@ type Site struct {
 
 	intent   atomic.Pointer[intent]
 	snapshot atomic.Pointer[Snapshot]
+	// listeners are those of the document at start: the daemon opened them then, and opens no others later.
+	listeners listeners
 	// hostWake, pubWake have one slot each and carry no data.
 	hostWake, pubWake chan struct{}
 	ready             atomic.Bool
@@ -114,6 +116,7 @@ func New(cfg Config) (*Site, error) {
 		return nil, err
 	}
 	s.intent.Store(in)
+	s.listeners = listenersOf(in)
 	s.links = newLinksFollower(s, cfg.Links)
 	s.speaker = bgp.NewSpeaker(bgp.Config{
 		Log: cfg.Log, RIB: s.rib, VTEP: in.gw.VTEP, RouterMAC: overlay.RouterMAC(in.gw.VTEP),
@@ -317,6 +320,7 @@ func (s *Site) problems() []string {
 	for _, c := range s.cfg.Store.Conflicts() {
 		ps = append(ps, "change not applied: "+c+" (mend the document or run fabricctl config rebase)")
 	}
+	ps = append(ps, s.listeners.outdated(s.intent.Load())...)
 	ps = append(ps, s.strangers...)
 	for _, name := range keys(s.stageErr) {
 		if name != stageRoutes {
