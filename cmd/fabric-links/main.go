@@ -5,45 +5,25 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"fabric/internal/daemon"
 	"fabric/internal/version"
 )
-
-// usageError is a command line that cannot be understood.
-type usageError struct{ error }
 
 // options are the flags that all commands share.
 type options struct {
 	stateDir, runDir, socket string
-	logFormat, logLevel      string
+	log                      daemon.Log
 	tunnelManager            string
 	metrics                  string
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	err := command().ExecuteContext(ctx)
-	if err == nil {
-		return
-	}
-	fmt.Fprintln(os.Stderr, "fabric-links: "+err.Error())
-	var usage usageError
-	if errors.As(err, &usage) {
-		os.Exit(2)
-	}
-	os.Exit(1)
-}
+func main() { daemon.Main(command()) }
 
 func command() *cobra.Command {
 	var o options
@@ -55,13 +35,11 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 		Version:       version.Version,
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	f := root.PersistentFlags()
 	f.StringVar(&o.stateDir, "state-dir", "/var/lib/fabric-links", "folder that keeps the plan")
 	f.StringVar(&o.runDir, "run-dir", "/run/fabric-links", "folder for locks, the socket and logs of tunnel processes")
 	f.StringVar(&o.socket, "socket", "", "unix socket to serve (default RUN-DIR/links.sock)")
-	f.StringVar(&o.logFormat, "log-format", "text", `"text" or "json"`)
-	f.StringVar(&o.logLevel, "log-level", "info", `"debug", "info", "warn" or "error"`)
+	o.log.Flags(f)
 	f.StringVar(&o.tunnelManager, "tunnel-manager", "exec", `who starts userspace tunnels: "exec" (this process) or "systemd" (fabric-tunnel@.service)`)
 
 	run := &cobra.Command{
@@ -80,7 +58,7 @@ func command() *cobra.Command {
 		Short: "Carry one userspace WireGuard tunnel; started by the engine or by fabric-tunnel@DEVICE.service",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usageError{errors.New("tunnel: name one device")}
+				return errors.New("tunnel: name one device")
 			}
 			return nil
 		},
@@ -104,7 +82,7 @@ func command() *cobra.Command {
 		Long:  "Hand the running engine a plan in JSON (- is standard input) and print how each object stands.\nfabric-site does this by itself; it sends its own plan again when it next connects.",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usageError{errors.New("apply: name one file")}
+				return errors.New("apply: name one file")
 			}
 			return nil
 		},
@@ -124,7 +102,7 @@ func command() *cobra.Command {
 
 func noArgs(c *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usageError{fmt.Errorf("%s: unexpected argument %q", c.Name(), args[0])}
+		return fmt.Errorf("%s: unexpected argument %q", c.Name(), args[0])
 	}
 	return nil
 }
@@ -134,28 +112,4 @@ func (o options) socketPath() string {
 		return o.socket
 	}
 	return filepath.Join(o.runDir, "links.sock")
-}
-
-func (o options) logger() (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
-		return nil, usageError{fmt.Errorf("--log-level %q: want debug, info, warn or error", o.logLevel)}
-	}
-	opts := &slog.HandlerOptions{Level: level}
-	if os.Getenv("JOURNAL_STREAM") != "" {
-		// The journal has its own clock.
-		opts.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
-			if a.Key == slog.TimeKey && len(groups) == 0 {
-				return slog.Attr{}
-			}
-			return a
-		}
-	}
-	switch o.logFormat {
-	case "text":
-		return slog.New(slog.NewTextHandler(os.Stderr, opts)), nil
-	case "json":
-		return slog.New(slog.NewJSONHandler(os.Stderr, opts)), nil
-	}
-	return nil, usageError{fmt.Errorf("--log-format %q: want text or json", o.logFormat)}
 }

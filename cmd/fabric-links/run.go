@@ -6,20 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
+	"fabric/internal/daemon"
 	"fabric/internal/kernel/linux"
 	"fabric/overlay"
 	"fabric/overlay/bfd"
@@ -37,11 +31,11 @@ func (o options) processes(died func()) (links.Processes, error) {
 	case "systemd":
 		return links.NewSystemdProcesses(o.runDir), nil
 	}
-	return nil, usageError{fmt.Errorf("--tunnel-manager %q: want exec or systemd", o.tunnelManager)}
+	return nil, daemon.Usage(fmt.Errorf("--tunnel-manager %q: want exec or systemd", o.tunnelManager))
 }
 
 func runEngine(ctx context.Context, o options) error {
-	log, err := o.logger()
+	log, err := o.log.Logger()
 	if err != nil {
 		return err
 	}
@@ -82,7 +76,7 @@ func runEngine(ctx context.Context, o options) error {
 	engine = links.New(links.Config{
 		Log: log, Host: host, Repair: repair, Processes: processes, Reader: reader, Liveness: links.Handshake{}, BFD: sessions, Store: store,
 		Ready: func() { close(ready) },
-		Beat:  func() { notify(daemon.SdNotifyWatchdog) },
+		Beat:  func() { daemon.Notify(daemon.Watchdog) },
 	})
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -96,7 +90,9 @@ func runEngine(ctx context.Context, o options) error {
 	})
 	g.Go(func() error { return links.Serve(ctx, engine, o.socketPath(), log) })
 	if o.metrics != "" {
-		g.Go(func() error { return serveMetrics(ctx, o.metrics, metricsHandler(engine), metricsRetry, log) })
+		registry := daemon.Registry()
+		registry.MustRegister(links.NewCollector(engine))
+		g.Go(func() error { return daemon.ServeMetrics(ctx, o.metrics, registry, log) })
 	}
 	// SIGHUP means look again; all else that could be reloaded comes in the plan.
 	hangup := make(chan os.Signal, 1)
@@ -132,82 +128,25 @@ func runEngine(ctx context.Context, o options) error {
 			return err
 		}
 		log.Info("ready", "socket", o.socketPath())
-		notify(daemon.SdNotifyReady)
+		daemon.Notify(daemon.Ready)
 		return nil
 	})
 	err = g.Wait()
-	notify(daemon.SdNotifyStopping)
+	daemon.Notify(daemon.Stopping)
 	log.Info("stopped; tunnels and routes stay")
 	return err
 }
 
-// notify tells systemd; without one there is nobody to tell, and no harm.
-func notify(state string) { _, _ = daemon.SdNotify(false, state) }
-
-// metricsRetry is the time between attempts to serve metrics.
-const metricsRetry = 5 * time.Second
-
-func metricsHandler(e *links.Engine) http.Handler {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(links.NewCollector(e), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	return mux
-}
-
-// serveMetrics serves until ctx ends. An address that cannot be bound, because it comes later or somebody else has it, is no reason to
-// leave tunnels alone: it is said once and tried on.
-func serveMetrics(ctx context.Context, address string, h http.Handler, retry time.Duration, log *slog.Logger) error {
-	said := ""
-	for {
-		err := serveOnce(ctx, address, h, func() {
-			said = ""
-			log.Info("metrics are served", "address", address)
-		})
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err.Error() != said {
-			said = err.Error()
-			log.Warn("metrics are not served; trying on", "address", address, "every", retry, "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(retry):
-		}
-	}
-}
-
-func serveOnce(ctx context.Context, address string, h http.Handler, bound func()) error {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return err
-	}
-	bound()
-	s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(l) }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		err := s.Close()
-		<-done
-		return err
-	}
-}
-
 func runTunnel(ctx context.Context, o options, device string) error {
-	log, err := o.logger()
+	log, err := o.log.Logger()
 	if err != nil {
 		return err
 	}
-	return links.RunTunnel(ctx, device, o.runDir, log, func() { notify(daemon.SdNotifyReady) })
+	return links.RunTunnel(ctx, device, o.runDir, log, func() { daemon.Notify(daemon.Ready) })
 }
 
 func runCleanup(ctx context.Context, o options, out io.Writer) error {
-	log, err := o.logger()
+	log, err := o.log.Logger()
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"fabric/internal/api"
 	"fabric/internal/check"
 	"fabric/internal/config"
+	"fabric/internal/daemon"
 )
 
 // checkCommand is the self-check of a host.
@@ -25,7 +26,7 @@ func checkCommand(o *options) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if output != "table" && output != "json" {
-				return usageError{fmt.Errorf("--output %q: want table or json", output)}
+				return daemon.Usage(fmt.Errorf("--output %q: want table or json", output))
 			}
 			gateway, err := o.name()
 			if err != nil {

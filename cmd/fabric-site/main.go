@@ -5,46 +5,26 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"fabric/internal/api"
 	"fabric/internal/config"
+	"fabric/internal/daemon"
 	"fabric/internal/version"
 )
-
-// usageError is a command line that cannot be understood.
-type usageError struct{ error }
 
 // options are the flags of the daemon.
 type options struct {
 	gateway, config         string
 	stateDir, socket, group string
 	links, metrics          string
-	logFormat, logLevel     string
+	log                     daemon.Log
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	err := command().ExecuteContext(ctx)
-	if err == nil {
-		return
-	}
-	fmt.Fprintln(os.Stderr, "fabric-site: "+err.Error())
-	var usage usageError
-	if errors.As(err, &usage) {
-		os.Exit(2)
-	}
-	os.Exit(1)
-}
+func main() { daemon.Main(command()) }
 
 func command() *cobra.Command {
 	var o options
@@ -57,13 +37,11 @@ func command() *cobra.Command {
 		Args:          cobra.NoArgs,
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	f := root.PersistentFlags()
 	f.StringVar(&o.gateway, "gateway", os.Getenv("FABRIC_GATEWAY"), "this gateway's name in the document (default $FABRIC_GATEWAY, else the host's name)")
 	f.StringVar(&o.config, "config", "/etc/fabric/fabric.yaml", "the fabric's document")
 	f.StringVar(&o.stateDir, "state-dir", "/var/lib/fabric-site", "folder for generations and the checkpoint")
-	f.StringVar(&o.logFormat, "log-format", "text", `"text" or "json"`)
-	f.StringVar(&o.logLevel, "log-level", "info", `"debug", "info", "warn" or "error"`)
+	o.log.Flags(f)
 
 	run := &cobra.Command{
 		Use:   "run",
@@ -127,31 +105,7 @@ func command() *cobra.Command {
 		Run:   func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), version.Version) },
 	}
 	root.AddCommand(run, checkCommand(&o), check, keygen, schema, cleanup, versions)
-	for _, c := range append(root.Commands(), root) {
-		args := c.Args
-		c.Args = func(c *cobra.Command, given []string) error {
-			if err := args(c, given); err != nil {
-				return usageError{err}
-			}
-			return nil
-		}
-	}
 	return root
-}
-
-func (o *options) logger() (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
-		return nil, usageError{fmt.Errorf("--log-level %q: want debug, info, warn or error", o.logLevel)}
-	}
-	opts := &slog.HandlerOptions{Level: level}
-	switch o.logFormat {
-	case "text":
-		return slog.New(slog.NewTextHandler(os.Stderr, opts)), nil
-	case "json":
-		return slog.New(slog.NewJSONHandler(os.Stderr, opts)), nil
-	}
-	return nil, usageError{fmt.Errorf("--log-format %q: want text or json", o.logFormat)}
 }
 
 // name is the gateway's name: the flag, or the host's name.
@@ -161,7 +115,7 @@ func (o *options) name() (string, error) {
 	}
 	host, err := os.Hostname()
 	if err != nil {
-		return "", usageError{fmt.Errorf("--gateway is not given and the host has no name: %w", err)}
+		return "", daemon.Usage(fmt.Errorf("--gateway is not given and the host has no name: %w", err))
 	}
 	return host, nil
 }

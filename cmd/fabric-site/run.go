@@ -6,23 +6,19 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
+	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
 
 	"fabric/cloud"
 	"fabric/cloud/alibaba"
 	"fabric/internal/api"
 	"fabric/internal/config"
+	"fabric/internal/daemon"
 	"fabric/internal/kernel"
 	"fabric/internal/kernel/linux"
 	"fabric/internal/site"
@@ -30,12 +26,9 @@ import (
 	"fabric/overlay/links"
 )
 
-// metricsRetry is the time between attempts to listen for metrics.
-const metricsRetry = 5 * time.Second
-
 // runSite runs the daemon.
 func runSite(ctx context.Context, o options) error {
-	log, err := o.logger()
+	log, err := o.log.Logger()
 	if err != nil {
 		return err
 	}
@@ -62,12 +55,11 @@ func runSite(ctx context.Context, o options) error {
 		return err
 	}
 	defer client.Close()
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry := daemon.Registry()
 	s, err := site.New(site.Config{
 		Gateway: gateway, Store: store, Kernel: host, Links: client, StateDir: o.stateDir, Log: log,
 		Version: version.Version, Registry: registry, Cloud: openCloud,
-		Ready: func() { notify(daemon.SdNotifyReady) },
+		Ready: func() { daemon.Notify(daemon.Ready) },
 	})
 	if err != nil {
 		return err
@@ -76,7 +68,7 @@ func runSite(ctx context.Context, o options) error {
 	_, gw, _ := store.Current().Document.Find(gateway)
 
 	g, ctx := errgroup.WithContext(ctx)
-	stop := context.AfterFunc(ctx, func() { notify(daemon.SdNotifyStopping) })
+	stop := context.AfterFunc(ctx, func() { daemon.Notify(daemon.Stopping) })
 	defer stop()
 	g.Go(func() error { return s.Run(ctx) })
 	g.Go(func() error { return service.Serve(ctx, api.Listen{Socket: o.socket, Group: o.group, TCP: gw.API}) })
@@ -89,7 +81,7 @@ func runSite(ctx context.Context, o options) error {
 		address = gw.Metrics.String()
 	}
 	if address != "" {
-		g.Go(func() error { return serveMetrics(ctx, address, registry, log) })
+		g.Go(func() error { return daemon.ServeMetrics(ctx, address, registry, log) })
 	}
 	return g.Wait()
 }
@@ -103,14 +95,9 @@ func openCloud(ctx context.Context, w cloud.Wish, log *slog.Logger) (cloud.VPC, 
 	return nil, fmt.Errorf("cloud provider %q is not known to this program", w.Provider)
 }
 
-func notify(state string) {
-	// Not being run by systemd is no error; a broken socket shows as a start that times out, with systemd's own words.
-	_, _ = daemon.SdNotify(false, state)
-}
-
 // watchdog tells systemd that we live, as long as snapshots keep coming: a daemon that hangs publishes none.
 func watchdog(ctx context.Context, s *site.Site) error {
-	interval, err := daemon.SdWatchdogEnabled(false)
+	interval, err := systemd.SdWatchdogEnabled(false)
 	if err != nil || interval == 0 {
 		return err
 	}
@@ -122,7 +109,7 @@ func watchdog(ctx context.Context, s *site.Site) error {
 			return nil
 		case <-tick.C:
 			if time.Since(s.Snapshot().Taken) < interval/2 {
-				notify(daemon.SdNotifyWatchdog)
+				daemon.Notify(daemon.Watchdog)
 			}
 		}
 	}
@@ -138,41 +125,15 @@ func reloadOnHangup(ctx context.Context, store *config.Store, ready func() bool,
 		case <-ctx.Done():
 			return nil
 		case <-hangup:
-			notify(daemon.SdNotifyReloading)
+			daemon.Notify(daemon.Reloading)
 			if _, err := store.Reload(); err != nil {
 				tell("the document was not taken; the one before stays in force", "err", err)
 			}
 			if ready() {
-				notify(daemon.SdNotifyReady)
+				daemon.Notify(daemon.Ready)
 			}
 		}
 	}
-}
-
-// serveMetrics serves until ctx ends. An address that cannot be had is no reason to stop routing: it is tried again.
-func serveMetrics(ctx context.Context, address string, registry *prometheus.Registry, log *slog.Logger) error {
-	var lc net.ListenConfig
-	lis, err := lc.Listen(ctx, "tcp", address)
-	for told := false; err != nil; lis, err = lc.Listen(ctx, "tcp", address) {
-		if !told {
-			told = true
-			log.Error("metrics are not served; trying on", "listen", address, "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(metricsRetry):
-		}
-	}
-	mux := http.NewServeMux()
-	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
-	defer stop()
-	if err := srv.Serve(lis); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("metrics: %w", err)
-	}
-	return nil
 }
 
 // checkConfig prints every problem of a document and fails if there is one.
@@ -214,7 +175,7 @@ func checkConfig(w io.Writer, file, gateway string) error {
 
 // runCleanup removes what is ours from the host.
 func runCleanup(ctx context.Context, w io.Writer, o options) error {
-	log, err := o.logger()
+	log, err := o.log.Logger()
 	if err != nil {
 		return err
 	}

@@ -36,6 +36,7 @@ var mayImport = map[string][]string{
 	"cloud/cloudtest":       {"cloud", "internal/reconcile"},
 	"internal/check":        {"internal/config", "internal/kernel", "internal/kernel/linux", "overlay", "overlay/bfd", "vrf"},
 	"internal/config":       {},
+	"internal/daemon":       {},
 	"internal/reconcile":    {},
 	"internal/version":      {},
 	"internal/layout":       {},
@@ -56,13 +57,13 @@ var mayImport = map[string][]string{
 	"proto/links/v1":       {},
 	// Commands wire: flags, exit codes, printing.
 	"cmd/fabric-site": {
-		"cloud", "cloud/alibaba", "internal/api", "internal/check", "internal/config", "internal/kernel", "internal/kernel/linux", "internal/site",
+		"cloud", "cloud/alibaba", "internal/api", "internal/check", "internal/config", "internal/daemon", "internal/kernel", "internal/kernel/linux", "internal/site",
 		"internal/version", "internal/web", "overlay/links",
 	},
 	"systemd/packaging/gen":       {"systemd/packaging/gen/pages"},
 	"systemd/packaging/gen/pages": {},
 
-	"cmd/fabric-links": {"internal/kernel/linux", "internal/version", "overlay", "overlay/bfd", "overlay/links"},
+	"cmd/fabric-links": {"internal/daemon", "internal/kernel/linux", "internal/version", "overlay", "overlay/bfd", "overlay/links"},
 	"cmd/fabricctl":    {"internal/version", "proto/fabric/v1"},
 }
 

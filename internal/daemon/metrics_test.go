@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -10,9 +10,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"fabric/internal/kernel/kerneltest"
-	"fabric/overlay/links"
 )
 
 // lines is a log that can be read while it is written.
@@ -43,11 +40,10 @@ func TestMetricsAddressIsTaken(t *testing.T) {
 	defer taken.Close()
 	address := taken.Addr().String()
 	log := &lines{}
-	handler := metricsHandler(links.New(links.Config{Host: kerneltest.New()}))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- serveMetrics(ctx, address, handler, 5*time.Millisecond, slog.New(slog.NewTextHandler(log, nil)))
+		done <- serveMetrics(ctx, address, Registry(), 5*time.Millisecond, slog.New(slog.NewTextHandler(log, nil)))
 	}()
 	until := func(what string, f func() bool) {
 		t.Helper()
