@@ -49,6 +49,13 @@ type Plan struct {
 	NextHops []NextHop `json:"next-hops,omitempty"`
 	// Sessions are BFD sessions with third-party peers, ordered by name. Those on tunnels are the tunnels'.
 	Sessions []Session `json:"sessions,omitempty"`
+	// Sets are the next-hop sets that routes use now, ordered by ID.
+	Sets []NextHopSet `json:"sets,omitempty"`
+	// SetsWhole: no route refers to a set that is not in Sets. Without it fabric-links keeps those of the plan before: deleting a
+	// next-hop object deletes the routes that refer to it.
+	SetsWhole bool `json:"sets-whole,omitempty"`
+	// Kept are the sets that fabric-links has kept so. fabric-site sends none.
+	Kept []NextHopSet `json:"kept-sets,omitempty"`
 }
 
 // BFD are the timers of a session.
@@ -134,8 +141,9 @@ type NextHop struct {
 	VTEP    netip.Addr `json:"vtep"`
 }
 
-// Digest identifies the plan's contents.
+// Digest identifies the plan's contents, but for what fabric-links has kept.
 func (p Plan) Digest() string {
+	p.Kept = nil
 	b, err := json.Marshal(p)
 	if err != nil {
 		// Plan has only strings, numbers and addresses: all marshal.
@@ -261,6 +269,7 @@ func (p Plan) Validate() error {
 		}
 	}
 	p.validateSessions(bad)
+	p.validateSets(bad)
 	return errors.Join(errs...)
 }
 

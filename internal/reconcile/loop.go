@@ -82,6 +82,8 @@ type Loop[K comparable, V any] struct {
 type patch[V any] struct {
 	v    V
 	gone bool
+	// proof: it took the place of one that wanted the key.
+	proof bool
 }
 
 // Summary is the state of a loop in a few numbers.
@@ -159,7 +161,8 @@ func (l *Loop[K, V]) Patch(set map[K]V, gone ...K) {
 		l.patches[k] = patch[V]{v: v}
 	}
 	for _, k := range gone {
-		l.patches[k] = patch[V]{gone: true}
+		was, ok := l.patches[k]
+		l.patches[k] = patch[V]{gone: true, proof: ok && (!was.gone || was.proof)}
 	}
 	l.mu.Unlock()
 	l.poke()
@@ -345,7 +348,7 @@ func (l *Loop[K, V]) patch() map[K]struct{} {
 	for k, p := range l.patches {
 		keys[k] = struct{}{}
 		if p.gone {
-			l.t.unset(k, now)
+			l.t.unset(k, p.proof, now)
 		} else {
 			l.t.set(k, p.v, now)
 		}
@@ -374,7 +377,7 @@ func (l *Loop[K, V]) observe(ctx context.Context) error {
 	now := l.cfg.Now()
 	for k, p := range patches {
 		if p.gone {
-			l.t.unset(k, now)
+			l.t.unset(k, p.proof, now)
 		}
 	}
 	l.t.wish(want, complete)

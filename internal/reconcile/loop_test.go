@@ -284,6 +284,25 @@ func TestPatch(t *testing.T) {
 	same(t, "after a full pass", w.log(), "[]")
 }
 
+// What came by a patch and went by another before any pass was wanted: it is deleted though the wish is not complete.
+func TestPatchedAwayBeforeAPass(t *testing.T) {
+	for _, full := range []bool{true, false} {
+		w, wish := newWorld("a=1", "old=1"), wanted()
+		wish.complete = false
+		l := loop(w, wish)
+		if !full {
+			pass(t, l)
+		}
+		l.Patch(map[string]string{"a": "1"})
+		l.Patch(nil, "a", "old")
+		l.Patch(nil, "a")
+		if _, err := l.run(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		same(t, fmt.Sprintf("full %v", full), w.holds(), "old=1")
+	}
+}
+
 // Foreign objects are reported, left alone, and tried again by Pass, at a change of the wish and at Resync, but not on a wake.
 func TestForeign(t *testing.T) {
 	w, wish := newWorld("a=theirs"), wanted("a=1", "b=1")

@@ -131,10 +131,13 @@ func (t *tracker[K, V]) set(k K, v V, now time.Time) {
 	t.place(k, old, had, now)
 }
 
-// unset takes a key out of the wish.
-func (t *tracker[K, V]) unset(k K, now time.Time) {
+// unset takes a key out of the wish. Proof: it was in it, also if no pass has seen that.
+func (t *tracker[K, V]) unset(k K, proof bool, now time.Time) {
 	v, ok := t.want[k]
 	if !ok {
+		if proof {
+			t.withdrawn[k] = struct{}{}
+		}
 		return
 	}
 	synced := t.synced(k)

@@ -62,6 +62,9 @@ func (s *Site) story(in *intent, c rib.Choice, candidates int) []string {
 	switch kernel := s.fib.state(in, c); kernel {
 	case "ok":
 		lines = append(lines, "The kernel's table holds it.")
+		if set := s.fib.setStory(c.Key); set != "" {
+			lines = append(lines, set)
+		}
 	case "-":
 		lines = append(lines, "The kernel needs no route of ours: the network is attached, or the prefix is only announced.")
 	default:

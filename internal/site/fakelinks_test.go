@@ -28,12 +28,16 @@ type fakeLinks struct {
 	told  chan struct{} // closed and made anew when state or away change
 	// sessions are what the state of a new plan begins with.
 	sessions []links.SessionState
+	// sets: it makes next-hop sets; onLeg is the leg that one is on, by id, if not the first; held are those that wait for the plan.
+	sets  bool
+	onLeg map[uint32]int
+	held  map[uint32]bool
 	// older makes digests as a fabric-links of another version does, which sees less of a plan.
 	older bool
 }
 
 func newFakeLinks(k *kerneltest.Kernel) *fakeLinks {
-	return &fakeLinks{kernel: k, told: make(chan struct{})}
+	return &fakeLinks{kernel: k, told: make(chan struct{}), onLeg: map[uint32]int{}, held: map[uint32]bool{}}
 }
 
 // change does something to the fake and tells the watcher.
@@ -69,11 +73,31 @@ func (f *fakeLinks) Apply(ctx context.Context, p overlay.Plan) (links.Result, er
 	for _, n := range p.NextHops {
 		want[n.ID] = kernel.NextHop{Device: n.Device, Gateway: n.Gateway, Protocol: kernel.ProtocolLinks}
 	}
+	var sets []links.SetState
+	if f.sets {
+		f.mu.Lock()
+		if !p.SetsWhole {
+			p.Keep(f.plan.AllSets()...)
+		}
+		for _, s := range p.AllSets() {
+			if !s.Stay {
+				delete(f.held, s.ID)
+				delete(f.onLeg, s.ID)
+			}
+			l := s.Legs[min(f.onLeg[s.ID], len(s.Legs)-1)]
+			want[s.ID] = kernel.NextHop{Device: l.Device, Gateway: l.Gateway, OnLink: true, Protocol: kernel.ProtocolLinks}
+			sets = append(sets, links.SetState{ID: s.ID, VRF: s.VRF, Ready: true, Current: l.String(), Rank: f.onLeg[s.ID]})
+		}
+		f.mu.Unlock()
+	}
 	if err := errors.Join(edge.Apply(ctx, reconcile.Diff(want, have, nil))...); err != nil {
 		return links.Result{}, err
 	}
 	f.change(func() {
-		f.plan, f.state = p, links.State{Gateway: p.Gateway, Digest: f.digest(p), Sessions: f.sessions}
+		if f.state.Sessions != nil && slices.Equal(f.plan.Sessions, p.Sessions) {
+			f.sessions = f.state.Sessions
+		}
+		f.plan, f.state = p, links.State{Gateway: p.Gateway, Digest: f.digest(p), Sessions: f.sessions, Sets: sets}
 		for _, v := range p.VTEPs {
 			f.state.VTEPs = append(f.state.VTEPs, links.VTEPState{Gateway: v.Gateway, Addr: v.Addr, Device: "fxw"})
 		}
@@ -81,7 +105,7 @@ func (f *fakeLinks) Apply(ctx context.Context, p overlay.Plan) (links.Result, er
 			f.state.Tunnels = append(f.state.Tunnels, links.TunnelState{Device: t.Device, Name: t.Name, Remote: t.Remote, State: links.Up, Active: true})
 		}
 	})
-	return links.Result{Digest: f.digest(p)}, nil
+	return links.Result{Digest: f.digest(p), Sets: sets}, nil
 }
 
 func (f *fakeLinks) Watch(ctx context.Context, fn func(links.State, error)) error {

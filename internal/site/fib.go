@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"fabric/bgp/rib"
 	"fabric/internal/kernel"
@@ -24,8 +25,13 @@ type fib struct {
 	wake chan struct{}
 
 	mu sync.Mutex
-	// choices are what the rib chose, by key.
-	choices map[rib.Key]rib.Choice
+	// feed is the rib's; it begins when the fib is made.
+	feed *rib.Feed
+	// started: choices are put into want.
+	started bool
+	// choices are what the rib chose, by key, and the next-hop sets they want.
+	choices map[rib.Key]placed
+	sets    sets
 	// want is base and the choices that need a kernel route.
 	want map[kernel.RouteKey]kernel.Route
 	// recursive are choices whose next hop is found through other routes and must be looked at again when those move.
@@ -36,10 +42,18 @@ type fib struct {
 	complete bool
 }
 
+// placed is a choice and the set that it wants, nil for none.
+type placed struct {
+	rib.Choice
+	set *nextHopSet
+}
+
+// newFIB takes what the rib knows now: after a warm start that is what the kernel's routes came from. So what is withdrawn before the
+// fib runs is known to have been wanted and is deleted, and the first plan has the next-hop sets that those routes refer to.
 func newFIB(s *Site) *fib {
 	f := &fib{
-		site: s, wake: make(chan struct{}, 1),
-		choices: map[rib.Key]rib.Choice{}, want: map[kernel.RouteKey]kernel.Route{},
+		site: s, wake: make(chan struct{}, 1), feed: s.rib.Subscribe(), sets: newSets(),
+		choices: map[rib.Key]placed{}, want: map[kernel.RouteKey]kernel.Route{},
 		recursive: map[rib.Key]bool{}, failed: map[rib.Key]string{},
 	}
 	f.loop = reconcile.NewLoop(reconcile.Config[kernel.RouteKey, kernel.Route]{
@@ -49,6 +63,9 @@ func newFIB(s *Site) *fib {
 		Resync: routesInterval,
 		Want:   f.wanted,
 	})
+	if b, err := f.feed.Next(context.Background()); err == nil { // a dump is there at once
+		f.take(b)
+	}
 	return f
 }
 
@@ -68,9 +85,35 @@ func (f *fib) rebuild() {
 	clear(f.recursive)
 	clear(f.failed)
 	d := delta{set: map[kernel.RouteKey]kernel.Route{}}
-	for _, c := range f.choices {
-		f.place(in, c, &d)
+	for _, p := range f.choices {
+		f.put(in, p.Choice, &d)
 	}
+	f.askForSets()
+}
+
+// put places a choice and keeps it.
+func (f *fib) put(in *intent, c rib.Choice, d *delta) {
+	was := f.choices[c.Key]
+	is := placed{c, f.place(in, c, d)}
+	f.count(is, 1)
+	f.count(was, -1)
+	if c.Best == nil {
+		delete(f.choices, c.Key)
+	} else {
+		f.choices[c.Key] = is
+	}
+}
+
+// replace places the choices of sets anew that have become usable, or unusable. It is called with mu held.
+func (f *fib) replace(changed map[*nextHopSet]bool) {
+	in := f.site.intent.Load()
+	d := delta{set: map[kernel.RouteKey]kernel.Route{}}
+	for _, p := range f.choices {
+		if changed[p.set] {
+			f.put(in, p.Choice, &d)
+		}
+	}
+	f.loop.Patch(d.set, d.gone...)
 }
 
 // delta is a change of want, for the loop's Patch.
@@ -79,11 +122,11 @@ type delta struct {
 	gone []kernel.RouteKey
 }
 
-// place puts one choice into want and notes what that changed.
-func (f *fib) place(in *intent, c rib.Choice, d *delta) {
+// place puts one choice into want and notes what that changed. It returns the set that the choice wants.
+func (f *fib) place(in *intent, c rib.Choice, d *delta) (set *nextHopSet) {
 	m := in.member(c.Key.VRF)
 	if m == nil {
-		return
+		return nil
 	}
 	key, r, ok, err := m.Route(c, f.site.rib.Lookup)
 	delete(f.recursive, c.Key)
@@ -94,6 +137,15 @@ func (f *fib) place(in *intent, c rib.Choice, d *delta) {
 	if err != nil {
 		f.failed[c.Key] = err.Error()
 	}
+	if ok {
+		var shared kernel.Route
+		if set, shared = f.setFor(in, m, c, r); set != nil && set.using {
+			r = shared
+		}
+	}
+	if !f.started {
+		return set
+	}
 	old, had := f.want[key]
 	switch {
 	case ok && (!had || old != r):
@@ -103,6 +155,7 @@ func (f *fib) place(in *intent, c rib.Choice, d *delta) {
 		delete(f.want, key)
 		d.gone = append(d.gone, key)
 	}
+	return set
 }
 
 // attached says whether a next hop is on a network of the VRF's own interfaces, or there is none to look for.
@@ -112,65 +165,67 @@ func attached(m *vrf.Member, nh netip.Addr) bool {
 	})
 }
 
-// take applies a batch of the rib's feed to want and returns what changed.
-func (f *fib) take(b rib.Batch) delta {
+// take applies a batch of the rib's feed to want, and has the loop do what changed. That too is done under the lock: of two that
+// change one key, the later must reach the loop later.
+func (f *fib) take(b rib.Batch) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	in := f.site.intent.Load()
-	f.complete = f.complete || b.Complete
+	completed := b.Complete && !f.complete
+	if completed {
+		f.complete, f.sets.completeSince = true, time.Now()
+	}
 	if b.Full {
-		gone := f.choices
-		f.choices = make(map[rib.Key]rib.Choice, len(b.Choices))
+		is := make(map[rib.Key]bool, len(b.Choices))
 		for _, c := range b.Choices {
-			delete(gone, c.Key)
+			is[c.Key] = true
 		}
-		for k := range gone {
-			b.Choices = append(b.Choices, rib.Choice{Key: k})
+		for k := range f.choices {
+			if !is[k] {
+				b.Choices = append(b.Choices, rib.Choice{Key: k})
+			}
 		}
 	}
 	d := delta{set: map[kernel.RouteKey]kernel.Route{}}
 	for _, c := range b.Choices {
-		if c.Best == nil {
-			delete(f.choices, c.Key)
-		} else {
-			f.choices[c.Key] = c
-		}
-		f.place(in, c, &d)
+		f.put(in, c, &d)
 	}
 	for _, k := range slices.Collect(maps.Keys(f.recursive)) { // place changes the map
-		f.place(in, f.choices[k], &d)
+		f.put(in, f.choices[k].Choice, &d)
 	}
-	return d
+	f.askForSets()
+	switch {
+	case !f.started:
+	case b.Full || completed:
+		f.loop.Wake()
+	default:
+		f.loop.Patch(d.set, d.gone...)
+	}
 }
 
 // run feeds the kernel until ctx ends.
 func (f *fib) run(ctx context.Context) error {
-	feed := f.site.rib.Subscribe()
-	defer feed.Close()
+	defer f.feed.Close()
 	// Routes may refer to next-hop objects only once fabric-links has made them. If it stays away, the others go ahead,
 	// and these fail one by one until it is back.
 	if err := f.site.waitHost(ctx); err != nil {
 		return ignoreCancel(ctx, err)
 	}
+	f.mu.Lock()
+	f.started = true
+	f.mu.Unlock()
+	f.rebuild()
+	// Named one by one, so that what is withdrawn before the pass comes to it counts as having been wanted.
+	want, _ := f.wanted()
+	f.loop.Patch(want)
+	f.loop.Wake()
 	for {
-		b, err := feed.Next(ctx)
+		b, err := f.feed.Next(ctx)
 		if err != nil {
 			return ignoreCancel(ctx, err)
 		}
-		was := f.isComplete()
-		d := f.take(b)
-		if b.Full || b.Complete && !was {
-			f.loop.Wake()
-			continue
-		}
-		f.loop.Patch(d.set, d.gone...)
+		f.take(b)
 	}
-}
-
-func (f *fib) isComplete() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.complete
 }
 
 // state says what became of a choice in the kernel: "ok", "pending", "-" where the kernel needs no route, or an error.

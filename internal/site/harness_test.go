@@ -106,6 +106,8 @@ type gate struct {
 	kernel *kerneltest.Kernel
 	fake   *fakeLinks
 	cfg    Config
+	// tune changes the Site before it runs.
+	tune func(*Site)
 	// ready is closed when the Site says READY.
 	ready  chan struct{}
 	cancel context.CancelFunc
@@ -202,6 +204,9 @@ func (g *gate) start() *gate {
 	var err error
 	if g.Site, err = New(g.cfg); err != nil {
 		g.t.Fatal(err)
+	}
+	if g.tune != nil {
+		g.tune(g.Site)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	g.cancel, g.done = cancel, make(chan error, 1)

@@ -31,6 +31,8 @@ type intent struct {
 	local []rib.Path
 	// sources are the neighbours whose End-of-RIB a start waits for.
 	sources []rib.Source
+	// watched are the BFD sessions with peers, by name.
+	watched map[string]bool
 }
 
 // compile turns a document into what the parts are told. Either all of it compiles or nothing is applied.
@@ -39,7 +41,7 @@ func compile(doc *config.Document, gateway string, f kernel.Features) (*intent, 
 	if !ok {
 		return nil, fmt.Errorf("gateway %q is not in the document; --gateway must name one of its gateways", gateway)
 	}
-	in := &intent{doc: doc, site: site, gw: gw}
+	in := &intent{doc: doc, site: site, gw: gw, watched: map[string]bool{}}
 	var errs []error
 	var err error
 	if in.host, err = vrf.Compile(doc, gateway, f); err != nil {
@@ -48,6 +50,9 @@ func compile(doc *config.Document, gateway string, f kernel.Features) (*intent, 
 	facts := hostFacts(in.host)
 	if in.plan, err = overlay.Compile(doc, gateway, overlay.Host{VRFDevices: facts.VRFDevices}); err != nil {
 		errs = append(errs, err)
+	}
+	for _, s := range in.plan.Sessions {
+		in.watched[s.Name] = true
 	}
 	if in.bgp, err = bgp.Compile(doc, gateway, facts); err != nil {
 		errs = append(errs, err)
@@ -92,6 +97,14 @@ func (in *intent) servers() []*bgp.Server {
 // hostFacts is what bgp must know of the host.
 func hostFacts(h *vrf.Host) bgp.HostFacts {
 	return bgp.HostFacts{VRFDevices: h.VRFDevices()}
+}
+
+// session is the name of the BFD session with a peer, "" when there is none.
+func (in *intent) session(vrf, peer string) string {
+	if name := vrf + "/" + peer; in.watched[name] {
+		return name
+	}
+	return ""
 }
 
 // member returns the VRF of that name at this gateway.

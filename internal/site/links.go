@@ -72,7 +72,7 @@ func (l *linksFollower) run(ctx context.Context) error {
 
 // apply hands the plan over and returns a channel that fires when it should be handed over again.
 func (l *linksFollower) apply(ctx context.Context) <-chan time.Time {
-	plan := l.site.intent.Load().plan
+	plan := l.site.fib.planWithSets()
 	digest := plan.Digest()
 	l.mu.Lock()
 	same := l.digest == digest && l.err == ""
@@ -83,6 +83,9 @@ func (l *linksFollower) apply(ctx context.Context) <-chan time.Time {
 	bounded, cancel := context.WithTimeout(ctx, linksTimeout)
 	defer cancel()
 	r, err := l.client.Apply(bounded, plan)
+	if err == nil {
+		l.site.fib.setsTaken(plan, r.Sets)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
@@ -120,7 +123,12 @@ func (l *linksFollower) heard(st links.State, err error) {
 		l.digest = ""
 		wake(l.poke)
 	}
+	ours := l.digest != ""
 	l.mu.Unlock()
+	if ours && l.site.fib.setsTold(st.Sets) {
+		// Sending the plan again says that its sets are still wanted as they are.
+		l.again()
+	}
 	// The rib drops what changes nothing.
 	for _, v := range st.VTEPs {
 		reach := rib.Reachable
@@ -131,6 +139,14 @@ func (l *linksFollower) heard(st links.State, err error) {
 	}
 	l.tellPeers()
 	wake(l.site.pubWake)
+}
+
+// again has the plan sent though fabric-links has it.
+func (l *linksFollower) again() {
+	l.mu.Lock()
+	l.digest = ""
+	l.mu.Unlock()
+	l.wake()
 }
 
 // tellPeers tells the speaker what BFD says of the peers of the intent in force. Telling the same again changes nothing.

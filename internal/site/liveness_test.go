@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"fabric/bgp/rib"
 	"fabric/internal/config"
 	"fabric/overlay/links"
 )
@@ -135,15 +134,6 @@ func TestPeerLivenessAtWarmStart(t *testing.T) {
 			}
 			g.start().waitReady()
 			g.wantBFD(map[string]string{"": "waits"}[c.state] + c.state)
-			if c.want == nil {
-				// The kernel's own route goes when all are complete: ce is no longer waited for.
-				waitFor(t, "no choice of ce's", func() (any, bool) {
-					_, ok := g.rib.Best(rib.Key{VRF: "CORE", Prefix: fromCE("10.4.0.0/16", "10.1.0.2").Key.Prefix})
-					return ok, !ok
-				})
-				g.rib.Update(fromFar("10.2.0.0/16"))
-				g.rib.EndOfRIB(far)
-			}
 			g.wantRoutes(append([]string{static, "10.2.0.0/16 " + farRoute}, c.want...)...)
 		})
 	}

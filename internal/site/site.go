@@ -177,7 +177,7 @@ func (s *Site) Run(ctx context.Context) error {
 	s.speaker.Configure(s.intent.Load().bgp)
 	for _, run := range []func(context.Context) error{
 		s.runHost, s.runIntent, s.runStaleTimer, s.runCheckpoint, s.runPublish, s.watchKernel,
-		s.fib.run, s.runRoutes, s.links.run, s.cloud.Run, s.runSpeaker,
+		s.fib.run, s.fib.sweepSets, s.runRoutes, s.links.run, s.cloud.Run, s.runSpeaker,
 	} {
 		g.Go(func() error { return run(ctx) })
 	}

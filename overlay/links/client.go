@@ -28,6 +28,8 @@ type Result struct {
 	Digest string
 	// Objects of the plan, each with its status.
 	Objects []Object
+	// Sets are the next-hop sets after the pass. None from a fabric-links that knows of none.
+	Sets []SetState
 }
 
 // Problems are the objects that are not OK.
@@ -67,7 +69,7 @@ func (c *Client) Apply(ctx context.Context, p overlay.Plan) (Result, error) {
 	if err != nil {
 		return Result{}, c.explain(err)
 	}
-	return Result{Digest: r.GetDigest(), Objects: objectsFromWire(r.GetObjects())}, nil
+	return Result{Digest: r.GetDigest(), Objects: objectsFromWire(r.GetObjects()), Sets: setStatesFromWire(r.GetSets())}, nil
 }
 
 // Get returns the state after fabric-links' last pass.

@@ -75,7 +75,9 @@ func tunnelSysctls(device string) map[string]string {
 }
 
 // hostSysctls hold for the whole network namespace: a next hop that changes is told once, not once per route.
-var hostSysctls = map[string]string{"net.ipv4.nexthop_compat_mode": "0"}
+var hostSysctls = map[string]string{compatMode: "0"}
+
+const compatMode = "net.ipv4.nexthop_compat_mode"
 
 // vtepRoute is the route to a remote VTEP over a tunnel device. It prefers our VTEP as source: the device has no address
 // of its own but a link-local one.

@@ -94,6 +94,8 @@ type Engine struct {
 	stopping map[string]time.Time
 	// drained are the devices that the operator has taken traffic off.
 	drained map[string]bool
+	// told: a plan has come from fabric-site since the last pass.
+	told bool
 	// configured are the BFD sessions as last configured.
 	configured []bfd.SessionConfig
 	// said remembers which error was logged for an object, so that it is logged once.
@@ -158,6 +160,7 @@ func New(cfg Config) *Engine {
 		repair: &repair{
 			routes: cfg.Repair.Routes(kernel.ProtocolLinks, kernel.MainTable), now: cfg.Now,
 			legs: map[string]*leg{}, paths: map[bfd.Path]string{},
+			nextHops: cfg.Repair.NextHops(kernel.ProtocolLinks), watches: map[bfd.Path]*watch{},
 		},
 	}
 	e.state.Store(&State{Version: version.Version, Started: e.started})
@@ -306,14 +309,18 @@ func (e *Engine) take(ctx context.Context, p overlay.Plan) applyAnswer {
 	if e.plan != nil && e.plan.Gateway != p.Gateway {
 		return applyAnswer{err: fmt.Errorf("links plan: %w: it is for %s, but this host carries %s; run fabric-links cleanup before it becomes another gateway", errOtherGateway, p.Gateway, e.plan.Gateway)}
 	}
+	if e.plan != nil && !p.SetsWhole {
+		p.Keep(e.plan.AllSets()...)
+	}
 	if e.plan == nil || !reflect.DeepEqual(*e.plan, p) {
 		if err := e.cfg.Store.Save(p); err != nil {
 			return applyAnswer{err: err}
 		}
-		e.cfg.Log.Info("plan taken", "gateway", p.Gateway, "digest", p.Digest(), "tunnels", len(p.Tunnels), "vteps", len(p.VTEPs), "next-hops", len(p.NextHops))
+		e.cfg.Log.Info("plan taken", "gateway", p.Gateway, "digest", p.Digest(), "tunnels", len(p.Tunnels), "vteps", len(p.VTEPs), "next-hops", len(p.NextHops), "sets", len(p.Sets))
 		e.plan = &p
 		e.forgetDrained(p)
 	}
+	e.told = true
 	objects := e.onePass(ctx)
 	return applyAnswer{objects: objects}
 }

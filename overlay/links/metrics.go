@@ -40,13 +40,15 @@ var (
 	descOverflowed   = desc("bfd_overflowed_packets_total", "BFD packets that the kernel dropped because a receive buffer was full.")
 	descRealtime     = desc("bfd_realtime", "1 while the BFD engine's thread has real-time scheduling.")
 	descSwitched     = desc("vtep_switches_total", "Routes to VTEPs written at once at a change of a BFD session.")
+	descMoved        = desc("next_hop_set_moves_total", "Next-hop sets moved to another leg at once at a change of a BFD session.")
+	descSets         = desc("next_hop_sets", "Next-hop sets of the plan by readiness.", "ready")
 	descPlan         = desc("plan_info", "The plan in force; no series when there is none.", "gateway", "digest")
 )
 
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descTunnelUp, descTunnelActive, descRx, descTx, descHandshake, descVTEP, descNextHops, descProblems, descPlan,
-		descDrained, descSessionUp, descUps, descDowns, descDetection, descReceived, descSent, descDropped, descAllDropped, descOverflowed, descRealtime, descSwitched} {
+		descDrained, descSessionUp, descUps, descDowns, descDetection, descReceived, descSent, descDropped, descAllDropped, descOverflowed, descRealtime, descSwitched, descMoved, descSets} {
 		ch <- d
 	}
 }
@@ -83,6 +85,12 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(descNextHops, float64(ready[true]), "true")
 	gauge(descNextHops, float64(ready[false]), "false")
+	ready = map[bool]int{}
+	for _, n := range s.Sets {
+		ready[n.Ready]++
+	}
+	gauge(descSets, float64(ready[true]), "true")
+	gauge(descSets, float64(ready[false]), "false")
 	problems := map[[2]string]int{}
 	for _, o := range s.Problems {
 		problems[[2]string{o.Kind, o.Status.String()}]++
@@ -108,6 +116,7 @@ func (c *Collector) collectBFD(ch chan<- prometheus.Metric, s *State) {
 			metric(descDropped, prometheus.CounterValue, float64(n), b.Name, b.Device, reason)
 		}
 	}
+	metric(descMoved, prometheus.CounterValue, float64(c.engine.repair.moves()))
 	metric(descSwitched, prometheus.CounterValue, float64(c.engine.repair.switches()))
 	if c.engine.cfg.BFD == nil {
 		return

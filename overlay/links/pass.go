@@ -28,6 +28,7 @@ const (
 	kindWireGuard = "wireguard"
 	kindRoute     = "route"
 	kindNextHop   = "next hop"
+	kindSet       = "next-hop set"
 	kindSession   = "bfd session"
 )
 
@@ -48,6 +49,10 @@ func (e *Engine) pass(ctx context.Context) *pass {
 	now := e.cfg.Now()
 	e.remember(plan, now)
 	e.repair.expect(plan, e.drained, e.cfg.BFD != nil)
+	if e.told {
+		e.repair.vouch()
+		e.told = false
+	}
 
 	ours := h.Links(kernel.KindWireGuard, kernel.KindTUN)
 	present, err := ours.Observe(ctx)
@@ -133,11 +138,14 @@ func (e *Engine) pass(ctx context.Context) *pass {
 	active := e.routeVTEPs(p, plan, routes, want.backstops, before, now)
 
 	nextHops := e.nextHops(p, plan, want.nextHops)
+	sets := e.syncSets(p, plan)
 
 	for i := len(p.removals) - 1; i >= 0; i-- {
 		p.removals[i]()
 	}
-	e.publish(e.newState(p, plan, carried, facts, active, nextHops, states))
+	state := e.newState(p, plan, carried, facts, active, nextHops, states)
+	state.Sets = sets
+	e.publish(state)
 	return p
 }
 
@@ -261,8 +269,13 @@ func (e *Engine) sysctls(p *pass, want map[string]string) {
 	keys := slices.Sorted(maps.Keys(want))
 	_, _ = converge(p, kind[string, string]{
 		name: kindSysctl, edge: e.cfg.Host.Sysctls(func() []string { return keys }), label: name,
-		explain: func(_ string, err error) error { return waitIfMissing(err, "the device") },
-		keep:    func(string, string) bool { return true },
+		explain: func(key string, err error) error {
+			if key == compatMode {
+				return fmt.Errorf("%w; until %s is 0 the kernel tells a changed next hop once per route, and moving 100,000 routes to another one takes a second instead of microseconds: set it by hand, or use a kernel from 5.8 on", err, key)
+			}
+			return waitIfMissing(err, "the device")
+		},
+		keep: func(string, string) bool { return true },
 	}, want)
 }
 
@@ -305,7 +318,7 @@ func (e *Engine) nextHops(p *pass, plan overlay.Plan, want map[uint32]kernel.Nex
 			p.note(kindNextHop, label(id), fmt.Errorf("read links: %w", err))
 		}
 	} else {
-		possible := map[uint32]kernel.NextHop{}
+		possible, sets := map[uint32]kernel.NextHop{}, setIDs(plan)
 		for id, n := range want {
 			switch l, there := vxlans[n.Device]; {
 			case !there:
@@ -320,7 +333,7 @@ func (e *Engine) nextHops(p *pass, plan overlay.Plan, want map[uint32]kernel.Nex
 			name: kindNextHop, edge: e.cfg.Host.NextHops(kernel.ProtocolLinks), label: label,
 			explain: func(_ uint32, err error) error { return waitIfMissing(err, "its device") },
 			// One whose device has just gone is the kernel's to remove.
-			keep: func(id uint32, _ kernel.NextHop) bool { _, wanted := want[id]; return wanted },
+			keep: func(id uint32, _ kernel.NextHop) bool { _, wanted := want[id]; return wanted || sets[id] },
 		}, possible)
 	}
 	states := make([]NextHopState, 0, len(plan.NextHops))

@@ -14,7 +14,7 @@ import (
 // slowStart is what a session may take from its first packet to Up besides a detection time: both ends send once per second until then.
 const slowStart = 3 * time.Second
 
-// repair is the one writer of the routes to the plan's VTEPs. Two call it: the BFD engine's thread, at each change of a session, and the
+// repair is the one writer of the routes to the plan's VTEPs, and of the objects of its next-hop sets. Two call it: the BFD engine's thread, at each change of a session, and the
 // engine's pass. Choosing and writing are one turn under mu, so neither undoes the other.
 //
 //	pass: Observe ── mu{ generation as before Observe? choose, write } ── else Observe again
@@ -38,6 +38,13 @@ type repair struct {
 	// switched counts routes written at a change of a session.
 	switched uint64
 	closed   bool
+
+	// nextHops is used under mu only; sets are the plan's, and watches their peers' sessions.
+	nextHops kernel.NextHops
+	sets     []*nextHopSet
+	watches  map[bfd.Path]*watch
+	// moved counts sets moved at a change of a session.
+	moved uint64
 }
 
 // way is one remote VTEP.
@@ -136,7 +143,7 @@ func (r *repair) changed(c bfd.Change) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	device, ours := r.paths[c.Path]
-	if !ours || r.closed {
+	if r.closed || !ours && r.watched(c) || !ours {
 		return
 	}
 	now := r.now()
@@ -172,10 +179,20 @@ func (r *repair) mend(device string, now time.Time) {
 		}
 		if want := r.choose(w, now); want != w.current {
 			op := w.op(want, r.route(w.current), r.route(want))
+			if want == "" {
+				// Routes that have another next hop leave first: nothing else stands between them and the traffic.
+				w.current = ""
+				r.moveSets(now)
+				w.current = op.Old.Device
+			}
 			r.generation++
 			r.switched++
+			was := w.current
 			if err := r.routes.Apply(context.Background(), []reconcile.Op[kernel.RouteKey, kernel.Route]{op})[0]; err == nil {
 				w.current = want
+			}
+			if was == "" && w.current != "" {
+				r.moveSets(now)
 			}
 		}
 	}
@@ -262,6 +279,11 @@ func (r *repair) next() time.Time {
 			if l.bfd && t.After(now) && (next.IsZero() || t.Before(next)) {
 				next = t
 			}
+		}
+	}
+	for _, t := range r.setTimes() {
+		if t.After(now) && (next.IsZero() || t.Before(next)) {
+			next = t
 		}
 	}
 	return next

@@ -152,7 +152,7 @@ func (s *service) Apply(ctx context.Context, r *linksv1.ApplyRequest) (*linksv1.
 	if err != nil {
 		return nil, statusOf(p, err)
 	}
-	return &linksv1.ApplyResponse{Digest: p.Digest(), Objects: objectsToWire(objects)}, nil
+	return &linksv1.ApplyResponse{Digest: p.Digest(), Objects: objectsToWire(objects), Sets: setStatesToWire(s.engine.State().Sets)}, nil
 }
 
 func statusOf(p overlay.Plan, err error) error {

@@ -24,8 +24,8 @@ type Sessions interface {
 	Totals() bfd.Totals
 }
 
-// SessionChanged takes a change of a BFD session, on the BFD engine's thread: it writes one route per remote VTEP that is concerned, waits
-// for nothing else, and has the rest done by the next pass.
+// SessionChanged takes a change of a BFD session, on the BFD engine's thread: it writes one route per remote VTEP and one object per
+// next-hop set that is concerned, waits for nothing else, and has the rest done by the next pass.
 func (e *Engine) SessionChanged(c bfd.Change) {
 	e.repair.changed(c)
 	select {
@@ -203,6 +203,7 @@ func (r *repair) expect(plan overlay.Plan, drained map[string]bool, withBFD bool
 	}
 	r.ways = ways
 	r.route = func(device string) kernel.Route { return vtepRoute(plan.VTEP, device) }
+	r.expectSets(plan, withBFD, now)
 }
 
 // heard takes what snapshots show of neighbours whose operator holds a session down since before it began here: that is no change.
@@ -216,6 +217,7 @@ func (r *repair) heard(states map[bfd.Path]bfd.Status, changes map[string]int) {
 			l.remoteDrained = true
 		}
 	}
+	r.heardSets(states, changes)
 }
 
 // counts are how many changes each leg has seen.
@@ -226,6 +228,7 @@ func (r *repair) counts() map[string]int {
 	for d, l := range r.legs {
 		counts[d] = l.changes
 	}
+	r.setCounts(counts)
 	return counts
 }
 

@@ -44,7 +44,7 @@ func (s Status) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // Object is one object on the host and how it stands.
 type Object struct {
-	// Kind is "plan", "tunnel process", "link", "sysctl", "address", "wireguard", "route", "next hop" or "bfd session".
+	// Kind is "plan", "tunnel process", "link", "sysctl", "address", "wireguard", "route", "next hop", "next-hop set" or "bfd session".
 	Kind string
 	// Name as people know it.
 	Name   string
@@ -98,6 +98,8 @@ type State struct {
 	Tunnels  []TunnelState
 	VTEPs    []VTEPState
 	NextHops []NextHopState
+	// Sets are the next-hop sets, those kept of former plans last. One of which nothing could be read yet is left out.
+	Sets []SetState
 	// Sessions are the BFD sessions, those on tunnels first.
 	Sessions []SessionState
 	// Problems are the objects that are not OK.
@@ -154,6 +156,21 @@ type NextHopState struct {
 	VNI    uint32
 	// Ready: routes may refer to it. Reason says why not.
 	Ready  bool
+	Reason string
+}
+
+// SetState is one next-hop set as it is.
+type SetState struct {
+	ID  uint32
+	VRF string
+	// Legs in order of preference, as `ip route` prints next hops.
+	Legs []string
+	// Ready: the object is there, on the leg Current, which is Legs[Rank]. Reason says why not.
+	Ready   bool
+	Current string
+	Rank    int
+	// Held: a better leg is alive, and waits for fabric-site to send the plan.
+	Held   bool
 	Reason string
 }
 

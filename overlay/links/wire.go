@@ -85,6 +85,7 @@ func planToWire(p overlay.Plan) *linksv1.Plan {
 			Auth: s.Auth, KeyId: int32(s.KeyID), KeyFile: s.KeyFile,
 		})
 	}
+	setsToWire(p, w)
 	return w
 }
 
@@ -129,6 +130,7 @@ func planFromWire(w *linksv1.Plan) overlay.Plan {
 		}
 		p.Sessions = append(p.Sessions, session)
 	}
+	setsFromWire(w, &p)
 	return p
 }
 
@@ -177,6 +179,7 @@ func stateToWire(s *State) *linksv1.State {
 			Received: b.Received, Sent: b.Sent, Ups: b.Ups, Downs: b.Downs, Dropped: b.Dropped, Problem: b.Problem,
 		})
 	}
+	w.Sets = setStatesToWire(s.Sets)
 	return w
 }
 
@@ -209,5 +212,6 @@ func stateFromWire(w *linksv1.State) State {
 			Received: b.GetReceived(), Sent: b.GetSent(), Ups: b.GetUps(), Downs: b.GetDowns(), Dropped: b.GetDropped(), Problem: b.GetProblem(),
 		})
 	}
+	s.Sets = setStatesFromWire(w.GetSets())
 	return s
 }

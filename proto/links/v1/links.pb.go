@@ -99,7 +99,11 @@ type Plan struct {
 	Vteps    []*RemoteVTEP `protobuf:"bytes,6,rep,name=vteps,proto3" json:"vteps,omitempty"`
 	NextHops []*NextHop    `protobuf:"bytes,7,rep,name=next_hops,json=nextHops,proto3" json:"next_hops,omitempty"`
 	// Sessions with third-party peers; those on tunnels are the tunnels'.
-	Sessions      []*Session `protobuf:"bytes,8,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	Sessions []*Session `protobuf:"bytes,8,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	// Sets are the next-hop sets that routes use now.
+	Sets []*NextHopSet `protobuf:"bytes,9,rep,name=sets,proto3" json:"sets,omitempty"`
+	// Sets_whole: no route refers to a set that is not among them. Without it those of the plan before are kept.
+	SetsWhole     bool `protobuf:"varint,10,opt,name=sets_whole,json=setsWhole,proto3" json:"sets_whole,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -190,6 +194,163 @@ func (x *Plan) GetSessions() []*Session {
 	return nil
 }
 
+func (x *Plan) GetSets() []*NextHopSet {
+	if x != nil {
+		return x.Sets
+	}
+	return nil
+}
+
+func (x *Plan) GetSetsWhole() bool {
+	if x != nil {
+		return x.SetsWhole
+	}
+	return false
+}
+
+// NextHopSet is one next-hop object that moves between ranked next hops.
+type NextHopSet struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Vrf   string                 `protobuf:"bytes,2,opt,name=vrf,proto3" json:"vrf,omitempty"`
+	// Legs in order of preference.
+	Legs []*Leg `protobuf:"bytes,3,rep,name=legs,proto3" json:"legs,omitempty"`
+	// Stay: go to no better leg.
+	Stay          bool `protobuf:"varint,4,opt,name=stay,proto3" json:"stay,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NextHopSet) Reset() {
+	*x = NextHopSet{}
+	mi := &file_links_v1_links_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NextHopSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NextHopSet) ProtoMessage() {}
+
+func (x *NextHopSet) ProtoReflect() protoreflect.Message {
+	mi := &file_links_v1_links_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NextHopSet.ProtoReflect.Descriptor instead.
+func (*NextHopSet) Descriptor() ([]byte, []int) {
+	return file_links_v1_links_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *NextHopSet) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *NextHopSet) GetVrf() string {
+	if x != nil {
+		return x.Vrf
+	}
+	return ""
+}
+
+func (x *NextHopSet) GetLegs() []*Leg {
+	if x != nil {
+		return x.Legs
+	}
+	return nil
+}
+
+func (x *NextHopSet) GetStay() bool {
+	if x != nil {
+		return x.Stay
+	}
+	return false
+}
+
+// Leg is one next hop of a set.
+type Leg struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Gateway is on the device's link.
+	Gateway string `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	Device  string `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	// Session is the BFD session that watches the leg; empty for none.
+	Session string `protobuf:"bytes,3,opt,name=session,proto3" json:"session,omitempty"`
+	// Vtep of a leg over VXLAN; empty for a neighbour.
+	Vtep          string `protobuf:"bytes,4,opt,name=vtep,proto3" json:"vtep,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Leg) Reset() {
+	*x = Leg{}
+	mi := &file_links_v1_links_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Leg) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Leg) ProtoMessage() {}
+
+func (x *Leg) ProtoReflect() protoreflect.Message {
+	mi := &file_links_v1_links_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Leg.ProtoReflect.Descriptor instead.
+func (*Leg) Descriptor() ([]byte, []int) {
+	return file_links_v1_links_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Leg) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *Leg) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *Leg) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *Leg) GetVtep() string {
+	if x != nil {
+		return x.Vtep
+	}
+	return ""
+}
+
 // BFD are the timers of a session (RFC 5880).
 type BFD struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -203,7 +364,7 @@ type BFD struct {
 
 func (x *BFD) Reset() {
 	*x = BFD{}
-	mi := &file_links_v1_links_proto_msgTypes[1]
+	mi := &file_links_v1_links_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -215,7 +376,7 @@ func (x *BFD) String() string {
 func (*BFD) ProtoMessage() {}
 
 func (x *BFD) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[1]
+	mi := &file_links_v1_links_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -228,7 +389,7 @@ func (x *BFD) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BFD.ProtoReflect.Descriptor instead.
 func (*BFD) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{1}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *BFD) GetIntervalMs() int32 {
@@ -272,7 +433,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_links_v1_links_proto_msgTypes[2]
+	mi := &file_links_v1_links_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -284,7 +445,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[2]
+	mi := &file_links_v1_links_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -297,7 +458,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{2}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Session) GetBfd() *BFD {
@@ -422,7 +583,7 @@ type Tunnel struct {
 
 func (x *Tunnel) Reset() {
 	*x = Tunnel{}
-	mi := &file_links_v1_links_proto_msgTypes[3]
+	mi := &file_links_v1_links_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -434,7 +595,7 @@ func (x *Tunnel) String() string {
 func (*Tunnel) ProtoMessage() {}
 
 func (x *Tunnel) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[3]
+	mi := &file_links_v1_links_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -447,7 +608,7 @@ func (x *Tunnel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tunnel.ProtoReflect.Descriptor instead.
 func (*Tunnel) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{3}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Tunnel) GetDevice() string {
@@ -563,7 +724,7 @@ type RemoteVTEP struct {
 
 func (x *RemoteVTEP) Reset() {
 	*x = RemoteVTEP{}
-	mi := &file_links_v1_links_proto_msgTypes[4]
+	mi := &file_links_v1_links_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -575,7 +736,7 @@ func (x *RemoteVTEP) String() string {
 func (*RemoteVTEP) ProtoMessage() {}
 
 func (x *RemoteVTEP) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[4]
+	mi := &file_links_v1_links_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -588,7 +749,7 @@ func (x *RemoteVTEP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoteVTEP.ProtoReflect.Descriptor instead.
 func (*RemoteVTEP) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{4}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RemoteVTEP) GetGateway() string {
@@ -633,7 +794,7 @@ type NextHop struct {
 
 func (x *NextHop) Reset() {
 	*x = NextHop{}
-	mi := &file_links_v1_links_proto_msgTypes[5]
+	mi := &file_links_v1_links_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -645,7 +806,7 @@ func (x *NextHop) String() string {
 func (*NextHop) ProtoMessage() {}
 
 func (x *NextHop) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[5]
+	mi := &file_links_v1_links_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -658,7 +819,7 @@ func (x *NextHop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextHop.ProtoReflect.Descriptor instead.
 func (*NextHop) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{5}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *NextHop) GetId() uint32 {
@@ -705,7 +866,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_links_v1_links_proto_msgTypes[6]
+	mi := &file_links_v1_links_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +878,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[6]
+	mi := &file_links_v1_links_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +891,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{6}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ApplyRequest) GetPlan() *Plan {
@@ -743,15 +904,17 @@ func (x *ApplyRequest) GetPlan() *Plan {
 type ApplyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Digest of the plan that was applied.
-	Digest        string         `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
-	Objects       []*ObjectState `protobuf:"bytes,2,rep,name=objects,proto3" json:"objects,omitempty"`
+	Digest  string         `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	Objects []*ObjectState `protobuf:"bytes,2,rep,name=objects,proto3" json:"objects,omitempty"`
+	// Sets as they stand after the pass.
+	Sets          []*SetState `protobuf:"bytes,3,rep,name=sets,proto3" json:"sets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_links_v1_links_proto_msgTypes[7]
+	mi := &file_links_v1_links_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -763,7 +926,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[7]
+	mi := &file_links_v1_links_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -776,7 +939,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{7}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ApplyResponse) GetDigest() string {
@@ -793,6 +956,13 @@ func (x *ApplyResponse) GetObjects() []*ObjectState {
 	return nil
 }
 
+func (x *ApplyResponse) GetSets() []*SetState {
+	if x != nil {
+		return x.Sets
+	}
+	return nil
+}
+
 type GetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -801,7 +971,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_links_v1_links_proto_msgTypes[8]
+	mi := &file_links_v1_links_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -813,7 +983,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[8]
+	mi := &file_links_v1_links_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -826,7 +996,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{8}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{10}
 }
 
 type GetResponse struct {
@@ -838,7 +1008,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_links_v1_links_proto_msgTypes[9]
+	mi := &file_links_v1_links_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -850,7 +1020,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[9]
+	mi := &file_links_v1_links_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -863,7 +1033,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{9}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetResponse) GetState() *State {
@@ -881,7 +1051,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_links_v1_links_proto_msgTypes[10]
+	mi := &file_links_v1_links_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -893,7 +1063,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[10]
+	mi := &file_links_v1_links_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -906,7 +1076,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{10}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{12}
 }
 
 type DrainRequest struct {
@@ -920,7 +1090,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_links_v1_links_proto_msgTypes[11]
+	mi := &file_links_v1_links_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -932,7 +1102,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[11]
+	mi := &file_links_v1_links_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -945,7 +1115,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{11}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DrainRequest) GetDevice() string {
@@ -970,7 +1140,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_links_v1_links_proto_msgTypes[12]
+	mi := &file_links_v1_links_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -982,7 +1152,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[12]
+	mi := &file_links_v1_links_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -995,7 +1165,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{12}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{14}
 }
 
 type WatchResponse struct {
@@ -1007,7 +1177,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_links_v1_links_proto_msgTypes[13]
+	mi := &file_links_v1_links_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1019,7 +1189,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[13]
+	mi := &file_links_v1_links_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1032,7 +1202,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{13}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WatchResponse) GetState() *State {
@@ -1057,14 +1227,16 @@ type State struct {
 	// Objects that are not as planned, with their errors.
 	Problems []*ObjectState `protobuf:"bytes,8,rep,name=problems,proto3" json:"problems,omitempty"`
 	// Sessions are the BFD sessions, those on tunnels first.
-	Sessions      []*SessionState `protobuf:"bytes,9,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	Sessions []*SessionState `protobuf:"bytes,9,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	// Sets are the next-hop sets, those kept of former plans last.
+	Sets          []*SetState `protobuf:"bytes,10,rep,name=sets,proto3" json:"sets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *State) Reset() {
 	*x = State{}
-	mi := &file_links_v1_links_proto_msgTypes[14]
+	mi := &file_links_v1_links_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1076,7 +1248,7 @@ func (x *State) String() string {
 func (*State) ProtoMessage() {}
 
 func (x *State) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[14]
+	mi := &file_links_v1_links_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1089,7 +1261,7 @@ func (x *State) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use State.ProtoReflect.Descriptor instead.
 func (*State) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{14}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *State) GetGateway() string {
@@ -1155,6 +1327,117 @@ func (x *State) GetSessions() []*SessionState {
 	return nil
 }
 
+func (x *State) GetSets() []*SetState {
+	if x != nil {
+		return x.Sets
+	}
+	return nil
+}
+
+// SetState is one next-hop set as it is.
+type SetState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Vrf   string                 `protobuf:"bytes,2,opt,name=vrf,proto3" json:"vrf,omitempty"`
+	// Legs in order of preference, as text.
+	Legs []string `protobuf:"bytes,3,rep,name=legs,proto3" json:"legs,omitempty"`
+	// Ready: the object is there, on the leg current, whose place is rank, from 0. Reason says why not.
+	Ready   bool   `protobuf:"varint,4,opt,name=ready,proto3" json:"ready,omitempty"`
+	Current string `protobuf:"bytes,5,opt,name=current,proto3" json:"current,omitempty"`
+	Rank    int32  `protobuf:"varint,6,opt,name=rank,proto3" json:"rank,omitempty"`
+	// Held: a better leg is alive, and waits for fabric-site to send the plan.
+	Held          bool   `protobuf:"varint,7,opt,name=held,proto3" json:"held,omitempty"`
+	Reason        string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetState) Reset() {
+	*x = SetState{}
+	mi := &file_links_v1_links_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetState) ProtoMessage() {}
+
+func (x *SetState) ProtoReflect() protoreflect.Message {
+	mi := &file_links_v1_links_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetState.ProtoReflect.Descriptor instead.
+func (*SetState) Descriptor() ([]byte, []int) {
+	return file_links_v1_links_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *SetState) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *SetState) GetVrf() string {
+	if x != nil {
+		return x.Vrf
+	}
+	return ""
+}
+
+func (x *SetState) GetLegs() []string {
+	if x != nil {
+		return x.Legs
+	}
+	return nil
+}
+
+func (x *SetState) GetReady() bool {
+	if x != nil {
+		return x.Ready
+	}
+	return false
+}
+
+func (x *SetState) GetCurrent() string {
+	if x != nil {
+		return x.Current
+	}
+	return ""
+}
+
+func (x *SetState) GetRank() int32 {
+	if x != nil {
+		return x.Rank
+	}
+	return 0
+}
+
+func (x *SetState) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+func (x *SetState) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // SessionState is one BFD session as it is (RFC 5880 section 6.8.1).
 type SessionState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1194,7 +1477,7 @@ type SessionState struct {
 
 func (x *SessionState) Reset() {
 	*x = SessionState{}
-	mi := &file_links_v1_links_proto_msgTypes[15]
+	mi := &file_links_v1_links_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1206,7 +1489,7 @@ func (x *SessionState) String() string {
 func (*SessionState) ProtoMessage() {}
 
 func (x *SessionState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[15]
+	mi := &file_links_v1_links_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1219,7 +1502,7 @@ func (x *SessionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionState.ProtoReflect.Descriptor instead.
 func (*SessionState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{15}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SessionState) GetName() string {
@@ -1408,7 +1691,7 @@ type TunnelState struct {
 
 func (x *TunnelState) Reset() {
 	*x = TunnelState{}
-	mi := &file_links_v1_links_proto_msgTypes[16]
+	mi := &file_links_v1_links_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1420,7 +1703,7 @@ func (x *TunnelState) String() string {
 func (*TunnelState) ProtoMessage() {}
 
 func (x *TunnelState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[16]
+	mi := &file_links_v1_links_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1433,7 +1716,7 @@ func (x *TunnelState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelState.ProtoReflect.Descriptor instead.
 func (*TunnelState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{16}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TunnelState) GetDevice() string {
@@ -1577,7 +1860,7 @@ type VTEPState struct {
 
 func (x *VTEPState) Reset() {
 	*x = VTEPState{}
-	mi := &file_links_v1_links_proto_msgTypes[17]
+	mi := &file_links_v1_links_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1872,7 @@ func (x *VTEPState) String() string {
 func (*VTEPState) ProtoMessage() {}
 
 func (x *VTEPState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[17]
+	mi := &file_links_v1_links_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1885,7 @@ func (x *VTEPState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VTEPState.ProtoReflect.Descriptor instead.
 func (*VTEPState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{17}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *VTEPState) GetGateway() string {
@@ -1657,7 +1940,7 @@ type NextHopState struct {
 
 func (x *NextHopState) Reset() {
 	*x = NextHopState{}
-	mi := &file_links_v1_links_proto_msgTypes[18]
+	mi := &file_links_v1_links_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1669,7 +1952,7 @@ func (x *NextHopState) String() string {
 func (*NextHopState) ProtoMessage() {}
 
 func (x *NextHopState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[18]
+	mi := &file_links_v1_links_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1682,7 +1965,7 @@ func (x *NextHopState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextHopState.ProtoReflect.Descriptor instead.
 func (*NextHopState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{18}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *NextHopState) GetId() uint32 {
@@ -1730,7 +2013,7 @@ func (x *NextHopState) GetReason() string {
 // ObjectState is one object on the host.
 type ObjectState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Kind is "plan", "tunnel process", "link", "sysctl", "address", "wireguard", "route", "next hop" or "bfd session".
+	// Kind is "plan", "tunnel process", "link", "sysctl", "address", "wireguard", "route", "next hop", "next-hop set" or "bfd session".
 	Kind   string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	Name   string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Status Status `protobuf:"varint,3,opt,name=status,proto3,enum=links.v1.Status" json:"status,omitempty"`
@@ -1742,7 +2025,7 @@ type ObjectState struct {
 
 func (x *ObjectState) Reset() {
 	*x = ObjectState{}
-	mi := &file_links_v1_links_proto_msgTypes[19]
+	mi := &file_links_v1_links_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +2037,7 @@ func (x *ObjectState) String() string {
 func (*ObjectState) ProtoMessage() {}
 
 func (x *ObjectState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[19]
+	mi := &file_links_v1_links_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,7 +2050,7 @@ func (x *ObjectState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectState.ProtoReflect.Descriptor instead.
 func (*ObjectState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{19}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ObjectState) GetKind() string {
@@ -1802,7 +2085,7 @@ var File_links_v1_links_proto protoreflect.FileDescriptor
 
 const file_links_v1_links_proto_rawDesc = "" +
 	"\n" +
-	"\x14links/v1/links.proto\x12\blinks.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9d\x02\n" +
+	"\x14links/v1/links.proto\x12\blinks.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\x02\n" +
 	"\x04Plan\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x05R\aversion\x12\x16\n" +
 	"\x06fabric\x18\x02 \x01(\tR\x06fabric\x12\x18\n" +
@@ -1811,7 +2094,22 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\atunnels\x18\x05 \x03(\v2\x10.links.v1.TunnelR\atunnels\x12*\n" +
 	"\x05vteps\x18\x06 \x03(\v2\x14.links.v1.RemoteVTEPR\x05vteps\x12.\n" +
 	"\tnext_hops\x18\a \x03(\v2\x11.links.v1.NextHopR\bnextHops\x12-\n" +
-	"\bsessions\x18\b \x03(\v2\x11.links.v1.SessionR\bsessions\"F\n" +
+	"\bsessions\x18\b \x03(\v2\x11.links.v1.SessionR\bsessions\x12(\n" +
+	"\x04sets\x18\t \x03(\v2\x14.links.v1.NextHopSetR\x04sets\x12\x1d\n" +
+	"\n" +
+	"sets_whole\x18\n" +
+	" \x01(\bR\tsetsWhole\"e\n" +
+	"\n" +
+	"NextHopSet\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\x12\x10\n" +
+	"\x03vrf\x18\x02 \x01(\tR\x03vrf\x12!\n" +
+	"\x04legs\x18\x03 \x03(\v2\r.links.v1.LegR\x04legs\x12\x12\n" +
+	"\x04stay\x18\x04 \x01(\bR\x04stay\"e\n" +
+	"\x03Leg\x12\x18\n" +
+	"\agateway\x18\x01 \x01(\tR\agateway\x12\x16\n" +
+	"\x06device\x18\x02 \x01(\tR\x06device\x12\x18\n" +
+	"\asession\x18\x03 \x01(\tR\asession\x12\x12\n" +
+	"\x04vtep\x18\x04 \x01(\tR\x04vtep\"F\n" +
 	"\x03BFD\x12\x1f\n" +
 	"\vinterval_ms\x18\x01 \x01(\x05R\n" +
 	"intervalMs\x12\x1e\n" +
@@ -1866,10 +2164,11 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\x03vni\x18\x04 \x01(\rR\x03vni\x12\x12\n" +
 	"\x04vtep\x18\x05 \x01(\tR\x04vtep\"2\n" +
 	"\fApplyRequest\x12\"\n" +
-	"\x04plan\x18\x01 \x01(\v2\x0e.links.v1.PlanR\x04plan\"X\n" +
+	"\x04plan\x18\x01 \x01(\v2\x0e.links.v1.PlanR\x04plan\"\x80\x01\n" +
 	"\rApplyResponse\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12/\n" +
-	"\aobjects\x18\x02 \x03(\v2\x15.links.v1.ObjectStateR\aobjects\"\f\n" +
+	"\aobjects\x18\x02 \x03(\v2\x15.links.v1.ObjectStateR\aobjects\x12&\n" +
+	"\x04sets\x18\x03 \x03(\v2\x12.links.v1.SetStateR\x04sets\"\f\n" +
 	"\n" +
 	"GetRequest\"4\n" +
 	"\vGetResponse\x12%\n" +
@@ -1880,7 +2179,7 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\adrained\x18\x02 \x01(\bR\adrained\"\x0f\n" +
 	"\rDrainResponse\"6\n" +
 	"\rWatchResponse\x12%\n" +
-	"\x05state\x18\x01 \x01(\v2\x0f.links.v1.StateR\x05state\"\x81\x03\n" +
+	"\x05state\x18\x01 \x01(\v2\x0f.links.v1.StateR\x05state\"\xa9\x03\n" +
 	"\x05State\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x18\n" +
@@ -1890,7 +2189,18 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\x05vteps\x18\x06 \x03(\v2\x13.links.v1.VTEPStateR\x05vteps\x123\n" +
 	"\tnext_hops\x18\a \x03(\v2\x16.links.v1.NextHopStateR\bnextHops\x121\n" +
 	"\bproblems\x18\b \x03(\v2\x15.links.v1.ObjectStateR\bproblems\x122\n" +
-	"\bsessions\x18\t \x03(\v2\x16.links.v1.SessionStateR\bsessions\"\xfa\x05\n" +
+	"\bsessions\x18\t \x03(\v2\x16.links.v1.SessionStateR\bsessions\x12&\n" +
+	"\x04sets\x18\n" +
+	" \x03(\v2\x12.links.v1.SetStateR\x04sets\"\xb0\x01\n" +
+	"\bSetState\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\x12\x10\n" +
+	"\x03vrf\x18\x02 \x01(\tR\x03vrf\x12\x12\n" +
+	"\x04legs\x18\x03 \x03(\tR\x04legs\x12\x14\n" +
+	"\x05ready\x18\x04 \x01(\bR\x05ready\x12\x18\n" +
+	"\acurrent\x18\x05 \x01(\tR\acurrent\x12\x12\n" +
+	"\x04rank\x18\x06 \x01(\x05R\x04rank\x12\x12\n" +
+	"\x04held\x18\a \x01(\bR\x04held\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\"\xfa\x05\n" +
 	"\fSessionState\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x10\n" +
@@ -1984,71 +2294,78 @@ func file_links_v1_links_proto_rawDescGZIP() []byte {
 }
 
 var file_links_v1_links_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_links_v1_links_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_links_v1_links_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_links_v1_links_proto_goTypes = []any{
 	(Status)(0),                   // 0: links.v1.Status
 	(*Plan)(nil),                  // 1: links.v1.Plan
-	(*BFD)(nil),                   // 2: links.v1.BFD
-	(*Session)(nil),               // 3: links.v1.Session
-	(*Tunnel)(nil),                // 4: links.v1.Tunnel
-	(*RemoteVTEP)(nil),            // 5: links.v1.RemoteVTEP
-	(*NextHop)(nil),               // 6: links.v1.NextHop
-	(*ApplyRequest)(nil),          // 7: links.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 8: links.v1.ApplyResponse
-	(*GetRequest)(nil),            // 9: links.v1.GetRequest
-	(*GetResponse)(nil),           // 10: links.v1.GetResponse
-	(*WatchRequest)(nil),          // 11: links.v1.WatchRequest
-	(*DrainRequest)(nil),          // 12: links.v1.DrainRequest
-	(*DrainResponse)(nil),         // 13: links.v1.DrainResponse
-	(*WatchResponse)(nil),         // 14: links.v1.WatchResponse
-	(*State)(nil),                 // 15: links.v1.State
-	(*SessionState)(nil),          // 16: links.v1.SessionState
-	(*TunnelState)(nil),           // 17: links.v1.TunnelState
-	(*VTEPState)(nil),             // 18: links.v1.VTEPState
-	(*NextHopState)(nil),          // 19: links.v1.NextHopState
-	(*ObjectState)(nil),           // 20: links.v1.ObjectState
-	nil,                           // 21: links.v1.SessionState.DroppedEntry
-	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
+	(*NextHopSet)(nil),            // 2: links.v1.NextHopSet
+	(*Leg)(nil),                   // 3: links.v1.Leg
+	(*BFD)(nil),                   // 4: links.v1.BFD
+	(*Session)(nil),               // 5: links.v1.Session
+	(*Tunnel)(nil),                // 6: links.v1.Tunnel
+	(*RemoteVTEP)(nil),            // 7: links.v1.RemoteVTEP
+	(*NextHop)(nil),               // 8: links.v1.NextHop
+	(*ApplyRequest)(nil),          // 9: links.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 10: links.v1.ApplyResponse
+	(*GetRequest)(nil),            // 11: links.v1.GetRequest
+	(*GetResponse)(nil),           // 12: links.v1.GetResponse
+	(*WatchRequest)(nil),          // 13: links.v1.WatchRequest
+	(*DrainRequest)(nil),          // 14: links.v1.DrainRequest
+	(*DrainResponse)(nil),         // 15: links.v1.DrainResponse
+	(*WatchResponse)(nil),         // 16: links.v1.WatchResponse
+	(*State)(nil),                 // 17: links.v1.State
+	(*SetState)(nil),              // 18: links.v1.SetState
+	(*SessionState)(nil),          // 19: links.v1.SessionState
+	(*TunnelState)(nil),           // 20: links.v1.TunnelState
+	(*VTEPState)(nil),             // 21: links.v1.VTEPState
+	(*NextHopState)(nil),          // 22: links.v1.NextHopState
+	(*ObjectState)(nil),           // 23: links.v1.ObjectState
+	nil,                           // 24: links.v1.SessionState.DroppedEntry
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
 }
 var file_links_v1_links_proto_depIdxs = []int32{
-	4,  // 0: links.v1.Plan.tunnels:type_name -> links.v1.Tunnel
-	5,  // 1: links.v1.Plan.vteps:type_name -> links.v1.RemoteVTEP
-	6,  // 2: links.v1.Plan.next_hops:type_name -> links.v1.NextHop
-	3,  // 3: links.v1.Plan.sessions:type_name -> links.v1.Session
-	2,  // 4: links.v1.Session.bfd:type_name -> links.v1.BFD
-	2,  // 5: links.v1.Tunnel.bfd:type_name -> links.v1.BFD
-	1,  // 6: links.v1.ApplyRequest.plan:type_name -> links.v1.Plan
-	20, // 7: links.v1.ApplyResponse.objects:type_name -> links.v1.ObjectState
-	15, // 8: links.v1.GetResponse.state:type_name -> links.v1.State
-	15, // 9: links.v1.WatchResponse.state:type_name -> links.v1.State
-	22, // 10: links.v1.State.started:type_name -> google.protobuf.Timestamp
-	17, // 11: links.v1.State.tunnels:type_name -> links.v1.TunnelState
-	18, // 12: links.v1.State.vteps:type_name -> links.v1.VTEPState
-	19, // 13: links.v1.State.next_hops:type_name -> links.v1.NextHopState
-	20, // 14: links.v1.State.problems:type_name -> links.v1.ObjectState
-	16, // 15: links.v1.State.sessions:type_name -> links.v1.SessionState
-	22, // 16: links.v1.SessionState.since:type_name -> google.protobuf.Timestamp
-	23, // 17: links.v1.SessionState.tx_interval:type_name -> google.protobuf.Duration
-	23, // 18: links.v1.SessionState.detection:type_name -> google.protobuf.Duration
-	21, // 19: links.v1.SessionState.dropped:type_name -> links.v1.SessionState.DroppedEntry
-	22, // 20: links.v1.TunnelState.since:type_name -> google.protobuf.Timestamp
-	22, // 21: links.v1.TunnelState.last_handshake:type_name -> google.protobuf.Timestamp
-	22, // 22: links.v1.VTEPState.since:type_name -> google.protobuf.Timestamp
-	0,  // 23: links.v1.ObjectState.status:type_name -> links.v1.Status
-	7,  // 24: links.v1.LinksService.Apply:input_type -> links.v1.ApplyRequest
-	9,  // 25: links.v1.LinksService.Get:input_type -> links.v1.GetRequest
-	11, // 26: links.v1.LinksService.Watch:input_type -> links.v1.WatchRequest
-	12, // 27: links.v1.LinksService.Drain:input_type -> links.v1.DrainRequest
-	8,  // 28: links.v1.LinksService.Apply:output_type -> links.v1.ApplyResponse
-	10, // 29: links.v1.LinksService.Get:output_type -> links.v1.GetResponse
-	14, // 30: links.v1.LinksService.Watch:output_type -> links.v1.WatchResponse
-	13, // 31: links.v1.LinksService.Drain:output_type -> links.v1.DrainResponse
-	28, // [28:32] is the sub-list for method output_type
-	24, // [24:28] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	6,  // 0: links.v1.Plan.tunnels:type_name -> links.v1.Tunnel
+	7,  // 1: links.v1.Plan.vteps:type_name -> links.v1.RemoteVTEP
+	8,  // 2: links.v1.Plan.next_hops:type_name -> links.v1.NextHop
+	5,  // 3: links.v1.Plan.sessions:type_name -> links.v1.Session
+	2,  // 4: links.v1.Plan.sets:type_name -> links.v1.NextHopSet
+	3,  // 5: links.v1.NextHopSet.legs:type_name -> links.v1.Leg
+	4,  // 6: links.v1.Session.bfd:type_name -> links.v1.BFD
+	4,  // 7: links.v1.Tunnel.bfd:type_name -> links.v1.BFD
+	1,  // 8: links.v1.ApplyRequest.plan:type_name -> links.v1.Plan
+	23, // 9: links.v1.ApplyResponse.objects:type_name -> links.v1.ObjectState
+	18, // 10: links.v1.ApplyResponse.sets:type_name -> links.v1.SetState
+	17, // 11: links.v1.GetResponse.state:type_name -> links.v1.State
+	17, // 12: links.v1.WatchResponse.state:type_name -> links.v1.State
+	25, // 13: links.v1.State.started:type_name -> google.protobuf.Timestamp
+	20, // 14: links.v1.State.tunnels:type_name -> links.v1.TunnelState
+	21, // 15: links.v1.State.vteps:type_name -> links.v1.VTEPState
+	22, // 16: links.v1.State.next_hops:type_name -> links.v1.NextHopState
+	23, // 17: links.v1.State.problems:type_name -> links.v1.ObjectState
+	19, // 18: links.v1.State.sessions:type_name -> links.v1.SessionState
+	18, // 19: links.v1.State.sets:type_name -> links.v1.SetState
+	25, // 20: links.v1.SessionState.since:type_name -> google.protobuf.Timestamp
+	26, // 21: links.v1.SessionState.tx_interval:type_name -> google.protobuf.Duration
+	26, // 22: links.v1.SessionState.detection:type_name -> google.protobuf.Duration
+	24, // 23: links.v1.SessionState.dropped:type_name -> links.v1.SessionState.DroppedEntry
+	25, // 24: links.v1.TunnelState.since:type_name -> google.protobuf.Timestamp
+	25, // 25: links.v1.TunnelState.last_handshake:type_name -> google.protobuf.Timestamp
+	25, // 26: links.v1.VTEPState.since:type_name -> google.protobuf.Timestamp
+	0,  // 27: links.v1.ObjectState.status:type_name -> links.v1.Status
+	9,  // 28: links.v1.LinksService.Apply:input_type -> links.v1.ApplyRequest
+	11, // 29: links.v1.LinksService.Get:input_type -> links.v1.GetRequest
+	13, // 30: links.v1.LinksService.Watch:input_type -> links.v1.WatchRequest
+	14, // 31: links.v1.LinksService.Drain:input_type -> links.v1.DrainRequest
+	10, // 32: links.v1.LinksService.Apply:output_type -> links.v1.ApplyResponse
+	12, // 33: links.v1.LinksService.Get:output_type -> links.v1.GetResponse
+	16, // 34: links.v1.LinksService.Watch:output_type -> links.v1.WatchResponse
+	15, // 35: links.v1.LinksService.Drain:output_type -> links.v1.DrainResponse
+	32, // [32:36] is the sub-list for method output_type
+	28, // [28:32] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_links_v1_links_proto_init() }
@@ -2062,7 +2379,7 @@ func file_links_v1_links_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_links_v1_links_proto_rawDesc), len(file_links_v1_links_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

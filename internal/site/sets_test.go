@@ -1,0 +1,208 @@
+package site
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"fabric/bgp/rib"
+	"fabric/overlay"
+	"fabric/overlay/links"
+	"fabric/vrf"
+)
+
+// legCE and legFar are the next hops of the test's two neighbours in CORE.
+var (
+	legCE  = overlay.Leg{Gateway: netip.MustParseAddr("10.1.0.2"), Device: "eth1", Session: "CORE/ce"}
+	legFar = overlay.Leg{Gateway: overlay.VTEPGateway(far.Addr), Device: overlay.VXLANDevice(1000), VTEP: far.Addr}
+	// ceThenFar is the set of those, and the route that refers to it.
+	ceThenFar      = overlay.NextHopSetID("CORE", []overlay.Leg{legCE, legFar})
+	ceThenFarRoute = fmt.Sprintf("nhid %d", ceThenFar)
+)
+
+// newSetGate is a gateway whose fabric-links makes sets; ce's BFD is up.
+func newSetGate(t *testing.T) *gate {
+	t.Helper()
+	return newSetGateOf(newGate(t, bfdDocument))
+}
+
+func newSetGateOf(g *gate) *gate {
+	g.fake.sets = true
+	g.fake.sessions = []links.SessionState{session("up", 1)}
+	g.tune = func(s *Site) { s.fib.sets.grace = 20 * time.Millisecond }
+	return g
+}
+
+// wantSet waits for what the plan that fabric-links has says of a set: "use", "stay", "kept" or "" for nothing.
+func (g *gate) wantSet(id uint32, want string) {
+	g.t.Helper()
+	waitFor(g.t, fmt.Sprintf("set %d %q", id, want), func() (any, bool) {
+		g.fake.mu.Lock()
+		defer g.fake.mu.Unlock()
+		have := ""
+		for _, s := range g.fake.plan.Sets {
+			if s.ID == id {
+				have = map[bool]string{false: "use", true: "stay"}[s.Stay]
+			}
+		}
+		for _, s := range g.fake.plan.Kept {
+			if s.ID == id {
+				have = "kept"
+			}
+		}
+		return fmt.Sprintf("%s %+v", have, g.fake.plan.Sets), have == want
+	})
+}
+
+// Two ways to a prefix share one next-hop object; when the first dies the routes leave it, and it goes once none refers to it.
+func TestSets(t *testing.T) {
+	t.Parallel()
+	g := newSetGate(t).start().waitReady()
+	g.wantHealthy()
+	both := func() {
+		for _, p := range []string{"10.3.0.0/16", "10.4.0.0/16"} {
+			g.rib.Update(fromFar(p), fromCE(p, "10.1.0.2"))
+		}
+	}
+	both()
+	g.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute, "10.4.0.0/16 "+ceThenFarRoute)
+	g.wantSet(ceThenFar, "use")
+	x, err := g.Explain("CORE", netip.MustParsePrefix("10.3.0.0/16"))
+	if err != nil || !slices.ContainsFunc(x.Lines, func(l string) bool {
+		return strings.Contains(l, "next-hop set") && strings.HasSuffix(l, "which is now via 10.1.0.2 dev eth1.")
+	}) {
+		t.Errorf("explained as %q, %v", x.Lines, err)
+	}
+	// A restart of fabric-links, and its absence, move nothing.
+	g.fake.change(func() { g.fake.away = errors.New("gone") })
+	g.wantProblem("gone")
+	g.fake.change(func() { g.fake.away, g.fake.state = nil, links.State{} })
+	g.wantHealthy()
+	g.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute, "10.4.0.0/16 "+ceThenFarRoute)
+
+	g.hear(session("down", 1))
+	g.wantRoutes(static, "10.3.0.0/16 "+farRoute, "10.4.0.0/16 "+farRoute)
+	// Not all neighbours have said all they know: routes that nobody wants may still refer to it.
+	g.wantSet(ceThenFar, "stay")
+	g.rib.Release()
+	g.wantSet(ceThenFar, "")
+	g.wantRoutes(static, "10.3.0.0/16 "+farRoute, "10.4.0.0/16 "+farRoute)
+
+	g.hear(session("up", 2))
+	g.wantBFD("waits")
+	both()
+	g.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute, "10.4.0.0/16 "+ceThenFarRoute)
+}
+
+// What fabric-links cannot make is written the plain way, and so is what it has lost.
+func TestSetsThatAreNotReady(t *testing.T) {
+	t.Parallel()
+	g := newSetGate(t).start().waitReady()
+	g.wantHealthy()
+	g.rib.Update(fromFar("10.3.0.0/16"), fromCE("10.3.0.0/16", "10.1.0.2"))
+	g.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute)
+	ready := func(is bool) {
+		g.fake.change(func() {
+			g.fake.state.Sets = slices.Clone(g.fake.state.Sets)
+			g.fake.state.Sets[0].Ready = is
+		})
+	}
+	ready(false)
+	g.wantRoutes(static, "10.3.0.0/16 via 10.1.0.2")
+	ready(true)
+	g.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute)
+}
+
+// A set that waits for the plan gets it again, as long as it is wanted.
+func TestSetsHeld(t *testing.T) {
+	t.Parallel()
+	g := newSetGate(t).start().waitReady()
+	g.wantHealthy()
+	g.rib.Update(fromFar("10.3.0.0/16"), fromCE("10.3.0.0/16", "10.1.0.2"))
+	g.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute)
+	hold := func() {
+		g.fake.change(func() {
+			g.fake.onLeg[ceThenFar] = 1
+			g.fake.state.Sets = []links.SetState{{ID: ceThenFar, VRF: "CORE", Ready: true, Current: legFar.String(), Rank: 1, Held: true}}
+		})
+	}
+	onFirst := func() (any, bool) {
+		g.fake.mu.Lock()
+		defer g.fake.mu.Unlock()
+		return g.fake.onLeg, g.fake.onLeg[ceThenFar] == 0
+	}
+	hold()
+	waitFor(t, "the set on its first leg", onFirst)
+	// By a path that nobody has confirmed since a restart it is not said.
+	stale := fromCE("10.5.0.0/16", "10.1.0.2")
+	stale.Stale = true
+	g.rib.Update(fromFar("10.5.0.0/16"), stale)
+	// The fabric's path is the fresher one, so it takes a worse one to have the stale one chosen.
+	longer := fromFar("10.5.0.0/16")
+	longer.Attrs.ASPath = []rib.ASSegment{{ASNs: []uint32{65002, 65002, 65002}}}
+	g.rib.Update(longer)
+	g.wantSet(ceThenFar, "stay")
+	before := g.fake.applies.Load()
+	hold()
+	g.hear(session("up", 3)) // something else to hear
+	if _, ok := onFirst(); ok || g.fake.applies.Load() != before {
+		t.Errorf("the plan was sent again for a set that shall stay")
+	}
+}
+
+// A restart adopts the routes as they are.
+func TestSetsOverRestart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	first := newSetGateOf(newGateOn(t, bfdDocument, newKernel(t, bfdDocument, withoutVRF), dir)).start().waitReady()
+	first.wantHealthy()
+	first.rib.Update(fromFar("10.3.0.0/16"), fromCE("10.3.0.0/16", "10.1.0.2"), fromFar("10.4.0.0/16"), fromCE("10.4.0.0/16", "10.1.0.2"))
+	first.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute, "10.4.0.0/16 "+ceThenFarRoute)
+	first.stop()
+	before := len(first.kernel.Applied())
+
+	g := newSetGateOf(newGateOn(t, bfdDocument, first.kernel, dir))
+	// fabric-links has gone on, with a set more: a route may refer to it that the checkpoint was too old for.
+	other := overlay.NextHopSet{ID: overlay.NextHopSetID("CORE", []overlay.Leg{legFar, legCE}), VRF: "CORE", Legs: []overlay.Leg{legFar, legCE}}
+	first.fake.mu.Lock()
+	g.fake.plan, g.fake.state = first.fake.plan, first.fake.state
+	first.fake.mu.Unlock()
+	g.fake.plan.Sets = append(slices.Clone(g.fake.plan.Sets), other)
+	g.start().waitReady()
+	g.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute, "10.4.0.0/16 "+ceThenFarRoute)
+	g.wantHealthy()
+	g.wantSet(ceThenFar, "stay") // its paths are those of the checkpoint
+	g.wantSet(other.ID, "kept")
+	for _, step := range first.kernel.Applied()[before:] {
+		if strings.Contains(step, "10.3.") || strings.Contains(step, "10.4.") {
+			t.Errorf("after the restart: %s", step)
+		}
+	}
+	g.rib.Update(fromFar("10.3.0.0/16"), fromCE("10.3.0.0/16", "10.1.0.2"), fromFar("10.4.0.0/16"), fromCE("10.4.0.0/16", "10.1.0.2"))
+	g.wantSet(ceThenFar, "use")
+	g.rib.Release()
+	g.wantSet(other.ID, "")
+	g.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute, "10.4.0.0/16 "+ceThenFarRoute)
+}
+
+// Beyond the most sets there may be, routes are written the plain way.
+func TestSetsAreBounded(t *testing.T) {
+	t.Parallel()
+	g := newSetGate(t).start().waitReady()
+	g.wantHealthy()
+	g.fib.mu.Lock()
+	for i := range overlay.MaxSets {
+		key := setKey{vrf: fmt.Sprint(i), legs: vrf.Pair{legCE, legFar}}
+		g.fib.sets.byKey[key] = &nextHopSet{key: key, id: uint32(i), users: 1}
+	}
+	g.fib.mu.Unlock()
+	g.rib.Update(fromFar("10.3.0.0/16"), fromCE("10.3.0.0/16", "10.1.0.2"))
+	g.wantRoutes(static, "10.3.0.0/16 via 10.1.0.2")
+	if !strings.Contains(g.log.String(), "some routes have no next-hop set") {
+		t.Error("it is not said")
+	}
+}

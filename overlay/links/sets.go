@@ -1,0 +1,461 @@
+package links
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"fabric/internal/kernel"
+	"fabric/internal/reconcile"
+	"fabric/overlay"
+	"fabric/overlay/bfd"
+)
+
+// nextHopSet is one next-hop object that moves between ranked legs. Like the routes to VTEPs it is the repair table's: the BFD engine's
+// thread moves it at once when the leg it is on dies, and a pass does not undo that.
+//
+//	leg dies ──────────────────────► best leg that is alive
+//	better leg comes back ─────────► nothing, "held"
+//	plan without Stay, leg alive ──► vouched for ── hold time over ──► back to it
+type nextHopSet struct {
+	overlay.NextHopSet
+	legs []setLeg
+	// current is the leg that the object is on as it stands, none (-1) if it is there but on no leg of ours, or not there. known
+	// says that it was ever read.
+	current      int
+	there, known bool
+}
+
+// none is no leg.
+const none = -1
+
+// setLeg is a leg as far as the choice depends on it.
+type setLeg struct {
+	hop kernel.NextHop
+	// watch is the session on the leg, nil for none.
+	watch *watch
+	// vtep is the way that the leg takes, nil for none.
+	vtep *way
+	// vouched: fabric-site wants the leg used since it last came alive.
+	vouched bool
+}
+
+// watch is a third-party peer's session as far as sets depend on it.
+type watch struct {
+	name      string
+	detection time.Duration
+	state     bfd.State
+	// byCommand: the session is down because an operator wants it so, which says nothing about the path (RFC 5882 section 4.3.2).
+	byCommand bool
+	changes   int
+	// trust is until when a session that is not Up says nothing: it has just begun.
+	trust time.Time
+	hold  hold
+}
+
+// pulse is how alive a leg is, best first.
+type pulse int
+
+const (
+	alive pulse = iota
+	// recovering: alive again, and not to be returned to yet.
+	recovering
+	// uncertain: nothing is known, which is no reason to leave it.
+	uncertain
+	dead
+)
+
+// pulse of a leg.
+func (l *setLeg) pulse(now time.Time) pulse {
+	switch {
+	case l.vtep != nil && !l.vtep.known:
+		return uncertain
+	case l.vtep != nil && l.vtep.current == "":
+		return dead
+	case l.vtep != nil || l.watch == nil:
+		return alive
+	}
+	switch w := l.watch; {
+	case w.state == bfd.Up && now.Before(w.hold.until):
+		return recovering
+	case w.state == bfd.Up:
+		return alive
+	case w.byCommand || now.Before(w.trust):
+		return uncertain
+	}
+	return dead
+}
+
+// choose is the leg that the object shall be on. It leaves a leg only when that is dead, and returns to a better one only if
+// fabric-site has vouched for it. without are legs that could not be used.
+func (s *nextHopSet) choose(now time.Time, without map[int]bool) int {
+	if c := s.current; c != none && !without[c] && s.legs[c].pulse(now) != dead {
+		for i := range s.legs[:c] {
+			if !s.Stay && !without[i] && s.legs[i].vouched && s.legs[i].pulse(now) == alive {
+				return i
+			}
+		}
+		return c
+	}
+	best, least := s.current, dead
+	if best == none || without[best] {
+		best = none
+	}
+	for i := range s.legs {
+		p := s.legs[i].pulse(now)
+		if p == recovering && s.current == none && s.legs[i].vouched {
+			p = alive // nothing is there yet that could flap
+		}
+		if !without[i] && (p < least || best == none) {
+			best, least = i, p
+		}
+	}
+	return best
+}
+
+// held says that a better leg is alive, which waits for fabric-site's word.
+func (s *nextHopSet) held(now time.Time) bool {
+	if !s.there || s.current == none {
+		return false
+	}
+	return slices.ContainsFunc(s.legs[:s.current], func(l setLeg) bool { return !l.vouched && l.pulse(now) == alive })
+}
+
+// died takes back what was said for legs that are dead now.
+func (r *repair) died(now time.Time) {
+	for _, s := range r.sets {
+		for i := range s.legs {
+			if s.legs[i].vouched && s.legs[i].pulse(now) == dead {
+				s.legs[i].vouched = false
+			}
+		}
+	}
+}
+
+// watched takes a change of a peer's session, if it is one. It runs on the BFD engine's thread, under mu.
+func (r *repair) watched(c bfd.Change) bool {
+	w := r.watches[c.Path]
+	if w == nil {
+		return false
+	}
+	now, t := r.now(), c.Transition
+	switch {
+	case t.To == bfd.Up:
+		w.hold.up(now)
+		w.byCommand, w.trust = false, time.Time{}
+	case t.RemoteAdminDown(), t.To == bfd.AdminDown:
+		w.byCommand = true
+	case t.From == bfd.Up:
+		w.hold.down(now)
+		w.byCommand, w.trust = false, time.Time{}
+	case t.From == bfd.AdminDown, t.To == bfd.Init && w.byCommand:
+		w.byCommand, w.trust = false, now.Add(w.detection+slowStart)
+	}
+	w.state = t.To
+	w.changes++
+	r.moveSets(now)
+	return true
+}
+
+// moveSets moves the sets whose leg has died, all in one go. The pass sees to what fails on all legs.
+func (r *repair) moveSets(now time.Time) {
+	r.died(now)
+	ctx := context.Background()
+	without := map[*nextHopSet]map[int]bool{}
+	todo := r.sets
+	for range overlay.MaxLegs {
+		var ops []reconcile.Op[uint32, kernel.NextHop]
+		var moved []*nextHopSet
+		var to []int
+		for _, s := range todo {
+			if !s.known || !s.there {
+				continue
+			}
+			if i := s.choose(now, without[s]); i != none && i != s.current {
+				ops = append(ops, s.op(i))
+				moved, to = append(moved, s), append(to, i)
+			}
+		}
+		if len(ops) == 0 {
+			return
+		}
+		r.generation++
+		todo = nil
+		for i, err := range r.nextHops.Apply(ctx, ops) {
+			if err == nil {
+				moved[i].current = to[i]
+				r.moved++
+				continue
+			}
+			if without[moved[i]] == nil {
+				without[moved[i]] = map[int]bool{}
+			}
+			without[moved[i]][to[i]] = true
+			todo = append(todo, moved[i])
+		}
+	}
+}
+
+// op puts the object on a leg.
+func (s *nextHopSet) op(leg int) reconcile.Op[uint32, kernel.NextHop] {
+	op := reconcile.Op[uint32, kernel.NextHop]{Kind: reconcile.Create, Key: s.ID, New: s.legs[leg].hop}
+	if s.there {
+		op.Kind = reconcile.Replace
+		if s.current != none {
+			op.Old = s.legs[s.current].hop
+		}
+	}
+	return op
+}
+
+// expectSets makes the repair table know the plan's sets and the sessions that watch their legs.
+func (r *repair) expectSets(plan overlay.Plan, withBFD bool, now time.Time) {
+	watches, byName := map[bfd.Path]*watch{}, map[string]*watch{}
+	for _, session := range plan.Sessions {
+		if !withBFD {
+			break
+		}
+		path := sessionPath(session)
+		w := r.watches[path]
+		detection := time.Duration(session.IntervalMs*session.Multiplier) * time.Millisecond
+		if w == nil {
+			w = &watch{state: bfd.Down, trust: now.Add(detection + slowStart)}
+		}
+		w.name, w.detection = session.Name, detection
+		watches[path], byName[session.Name] = w, w
+	}
+	r.watches = watches
+	ways := map[netip.Addr]*way{}
+	for _, w := range r.ways {
+		ways[w.key.Prefix.Addr()] = w
+	}
+	former := map[uint32]*nextHopSet{}
+	for _, s := range r.sets {
+		former[s.ID] = s
+	}
+	r.sets = nil
+	for _, want := range plan.AllSets() {
+		s := &nextHopSet{NextHopSet: want, current: none}
+		for _, l := range want.Legs {
+			s.legs = append(s.legs, setLeg{
+				hop:   kernel.NextHop{Device: l.Device, Gateway: l.Gateway, OnLink: true, Protocol: kernel.ProtocolLinks},
+				watch: byName[l.Session], vtep: ways[l.VTEP],
+			})
+		}
+		if old := former[want.ID]; old != nil {
+			s.there, s.known = old.there, old.known
+			for i, l := range old.legs {
+				j := slices.IndexFunc(s.legs, func(n setLeg) bool { return n.hop == l.hop })
+				if j == none {
+					continue
+				}
+				s.legs[j].vouched = l.vouched
+				if i == old.current {
+					s.current = j
+				}
+			}
+		}
+		r.sets = append(r.sets, s)
+	}
+}
+
+// vouch notes that fabric-site wants the legs used that are alive now: it has just sent a plan that says so.
+func (r *repair) vouch() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.now()
+	for _, s := range r.sets {
+		for i := range s.legs {
+			if p := s.legs[i].pulse(now); !s.Stay && p <= recovering {
+				s.legs[i].vouched = true
+			}
+		}
+	}
+}
+
+// setOutcome is what settleSets did about one set.
+type setOutcome struct {
+	ops  []reconcile.Op[uint32, kernel.NextHop]
+	errs []error
+}
+
+// settleSets makes the sets' objects right, given those that were observed after begin had returned generation. It does nothing and is
+// not ok if a session's change has written since: observe again.
+func (r *repair) settleSets(ctx context.Context, generation uint64, have map[uint32]kernel.NextHop) (out map[uint32]setOutcome, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if generation != r.generation {
+		return nil, false
+	}
+	now := r.now()
+	for _, s := range r.sets {
+		h, there := have[s.ID]
+		s.there, s.known = there, true
+		s.current = slices.IndexFunc(s.legs, func(l setLeg) bool { return there && kernel.EqualNextHop(s.ID, l.hop, h) })
+	}
+	r.died(now)
+	out = map[uint32]setOutcome{}
+	without := map[*nextHopSet]map[int]bool{}
+	todo := r.sets
+	for len(todo) > 0 {
+		var ops []reconcile.Op[uint32, kernel.NextHop]
+		var moved []*nextHopSet
+		var to []int
+		for _, s := range todo {
+			if i := s.choose(now, without[s]); i != none && (i != s.current || !s.there) {
+				ops = append(ops, s.op(i))
+				moved, to = append(moved, s), append(to, i)
+			}
+		}
+		todo = nil
+		if len(ops) == 0 {
+			break
+		}
+		r.generation++
+		for i, err := range r.nextHops.Apply(ctx, ops) {
+			s := moved[i]
+			o := out[s.ID]
+			o.ops, o.errs = append(o.ops, ops[i]), append(o.errs, err)
+			out[s.ID] = o
+			var foreign *reconcile.ForeignError
+			switch {
+			case err == nil:
+				s.current, s.there = to[i], true
+			case !errors.As(err, &foreign):
+				if without[s] == nil {
+					without[s] = map[int]bool{}
+				}
+				without[s][to[i]] = true
+				todo = append(todo, s)
+			}
+		}
+	}
+	return out, true
+}
+
+// heardSets is heard for the sessions of third-party peers.
+func (r *repair) heardSets(states map[bfd.Path]bfd.Status, changes map[string]int) {
+	for path, w := range r.watches {
+		st := states[path]
+		if w.state == bfd.Down && st.State == bfd.Down && st.Remote == bfd.AdminDown && st.RemoteDiscriminator != 0 && w.changes == changes[w.name] {
+			w.byCommand = true
+		}
+	}
+}
+
+// setName is how people know a set.
+func setName(s overlay.NextHopSet) string {
+	legs := make([]string, len(s.Legs))
+	for i, l := range s.Legs {
+		legs[i] = l.String()
+	}
+	return strconv.FormatUint(uint64(s.ID), 10) + " in VRF " + s.VRF + ": " + strings.Join(legs, ", then ")
+}
+
+// syncSets makes the objects of the plan's sets and says how they stand.
+func (e *Engine) syncSets(p *pass, plan overlay.Plan) []SetState {
+	sets := plan.AllSets()
+	if len(sets) == 0 {
+		return nil
+	}
+	const tries = 5
+	var results map[uint32]setOutcome
+	var err error
+	for range tries {
+		generation, done := e.repair.begin(), false
+		var have map[uint32]kernel.NextHop
+		if have, err = e.cfg.Host.NextHops(kernel.ProtocolLinks).Observe(p.ctx); err != nil {
+			break
+		}
+		if results, done = e.repair.settleSets(p.ctx, generation, have); done {
+			break
+		}
+	}
+	if results == nil {
+		// Sessions change faster than next hops are read, or they cannot be read: the next pass will.
+		e.Wake()
+	}
+	for _, s := range sets {
+		label := setName(s)
+		if err != nil {
+			p.note(kindSet, label, fmt.Errorf("read next hops: %w", err))
+			continue
+		}
+		o := results[s.ID]
+		var last error
+		for i, op := range o.ops {
+			last = o.errs[i]
+			if errors.Is(last, os.ErrNotExist) {
+				last = &pendingError{"device " + op.New.Device}
+			}
+			e.logOp(op.Kind.String(), kindSet, label, last)
+			if last == nil {
+				p.changes++
+			}
+		}
+		p.note(kindSet, label, last)
+	}
+	return e.repair.setStates(p)
+}
+
+// setStates are the sets as they stand.
+func (r *repair) setStates(p *pass) []SetState {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.now()
+	out := make([]SetState, 0, len(r.sets))
+	for _, s := range r.sets {
+		if !s.known {
+			continue // no news is not that it is gone
+		}
+		o := p.objects[[2]string{kindSet, setName(s.NextHopSet)}]
+		st := SetState{ID: s.ID, VRF: s.VRF, Ready: s.there && s.current != none, Held: s.held(now), Reason: o.Message}
+		for _, l := range s.Legs {
+			st.Legs = append(st.Legs, l.String())
+		}
+		if st.Ready {
+			st.Current, st.Rank = st.Legs[s.current], s.current
+		}
+		out = append(out, st)
+	}
+	return out
+}
+
+// setIDs are the ids of the plan's sets.
+func setIDs(plan overlay.Plan) map[uint32]bool {
+	ids := map[uint32]bool{}
+	for _, s := range plan.AllSets() {
+		ids[s.ID] = true
+	}
+	return ids
+}
+
+// moves counts sets that were moved to another leg at a change of a session.
+func (r *repair) moves() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.moved
+}
+
+// setCounts adds how many changes each peer's session has seen.
+func (r *repair) setCounts(counts map[string]int) {
+	for _, w := range r.watches {
+		counts[w.name] = w.changes
+	}
+}
+
+// setTimes are when time alone may change what sets are on.
+func (r *repair) setTimes() []time.Time {
+	var times []time.Time
+	for w := range maps.Values(r.watches) {
+		times = append(times, w.hold.until, w.trust)
+	}
+	return times
+}
