@@ -127,6 +127,7 @@ func command() *cobra.Command {
 		Run:   func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), version.Version) },
 	}
 	root.AddCommand(run, checkCommand(&o), check, keygen, schema, cleanup, versions)
+	root.AddCommand(tlsCommands(&o)...)
 	for _, c := range append(root.Commands(), root) {
 		args := c.Args
 		c.Args = func(c *cobra.Command, given []string) error {
