@@ -24,8 +24,9 @@ const (
 // 0), and dials the remote's first port + r × PortStride + our own place. So a gateway appended to the document moves no port. The
 // public ports of a gateway behind NAT are counted likewise.
 //
-// Who dials: whoever knows an endpoint of the other, possibly both. Only a side that dials sends keepalives (X15, X16). If
-// neither knows one, the link has no tunnels, and the remote VTEP is kept unreachable.
+// Who dials: whoever knows an endpoint of the other, possibly both; of a tunnel of kind "tls" one side only (config.Gateway.DialsTLS).
+// Only a side that dials sends keepalives (X15, X16). If neither knows one, the link has no tunnels, and the remote VTEP is kept
+// unreachable.
 //
 // BFD runs on every tunnel, and with each third-party peer that asks for it.
 func Compile(doc *config.Document, gateway string, host Host) (Plan, error) {
@@ -39,18 +40,21 @@ func Compile(doc *config.Document, gateway string, host Host) (Plan, error) {
 	var errs []error
 	for _, link := range neighbours {
 		v := RemoteVTEP{Gateway: link.Remote.Name, Addr: link.Remote.VTEP}
-		if len(own.Endpoints) == 0 && len(link.Remote.Endpoints) == 0 {
-			v.Problem = fmt.Sprintf("neither %s nor %s has an endpoint that the other could dial; give one of them endpoints", own.Name, link.Remote.Name)
-		} else {
-			for rank, t := range link.Tunnels {
-				tunnel, err := compileTunnel(doc, own, link, t, rank, rank*stride)
-				if err != nil {
-					errs = append(errs, err)
-					continue
-				}
-				p.Tunnels = append(p.Tunnels, tunnel)
-				v.Devices = append(v.Devices, tunnel.Device)
+		for rank, t := range link.Tunnels {
+			if why := undialled(own, link.Remote, t.Kind, rank); why != "" {
+				v.Problem = why
+				continue
 			}
+			tunnel, err := compileTunnel(doc, own, link, t, rank, rank*stride)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			p.Tunnels = append(p.Tunnels, tunnel)
+			v.Devices = append(v.Devices, tunnel.Device)
+		}
+		if len(v.Devices) > 0 {
+			v.Problem = ""
 		}
 		p.VTEPs = append(p.VTEPs, v)
 	}
@@ -79,6 +83,7 @@ func Compile(doc *config.Document, gateway string, host Host) (Plan, error) {
 	slices.SortStableFunc(p.NextHops, func(a, b NextHop) int { return cmp.Compare(a.VNI, b.VNI) })
 	slices.SortStableFunc(p.Sessions, func(a, b Session) int { return cmp.Compare(a.Name, b.Name) })
 	errs = append(errs, sameMAC(own, neighbours))
+	p.Listener = compileListener(own, p.Tunnels)
 	if err := errors.Join(errs...); err != nil {
 		return Plan{}, err
 	}
@@ -113,7 +118,9 @@ func compileTunnel(doc *config.Document, own *config.Gateway, link config.Link, 
 		PrivateKeyFile:  own.WireGuard.PrivateKeyFile,
 		BFD:             &bfd,
 	}
-	if e, ok := remote.Endpoint(rank); ok {
+	if t.Kind == KindTLS {
+		compileCarrier(doc, own, remote, &tunnel)
+	} else if e, ok := remote.Endpoint(rank); ok {
 		port := base
 		if e.PublicPort != 0 {
 			port = e.PublicPort
@@ -123,14 +130,19 @@ func compileTunnel(doc *config.Document, own *config.Gateway, link config.Link, 
 			return Tunnel{}, fmt.Errorf("tunnel %s: the port to dial would be %d; lower the fabric's wireguard-port or the endpoint's public-port", tunnel.Name, port)
 		}
 		tunnel.Endpoint = netip.AddrPortFrom(e.Address.Unmap(), uint16(port))
-		keepalive := time.Duration(own.WireGuard.Keepalive)
-		if keepalive == 0 {
-			keepalive = defaultKeepalive
-		}
-		// WireGuard counts whole seconds; less than one would turn it off.
-		tunnel.Keepalive = int((keepalive + time.Second - 1) / time.Second)
+		tunnel.Keepalive = keepalive(own)
 	}
 	return tunnel, nil
+}
+
+// keepalive is the persistent keepalive of a gateway that dials, in seconds.
+func keepalive(own *config.Gateway) int {
+	keepalive := time.Duration(own.WireGuard.Keepalive)
+	if keepalive == 0 {
+		keepalive = defaultKeepalive
+	}
+	// WireGuard counts whole seconds; less than one would turn it off.
+	return int((keepalive + time.Second - 1) / time.Second)
 }
 
 // sameMAC refuses VTEPs whose derived hardware addresses meet.

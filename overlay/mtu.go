@@ -21,9 +21,15 @@ const defaultUnderlayMTU = 1500
 const defaultMSS = 1300
 
 // tunnelMTU is the MTU, in bytes, of a tunnel's interface.
+//
+// That of a "tls" tunnel could be anything: TCP cuts its stream to fit the path, and the carrier takes datagrams up to 65535. It is what
+// WireGuard over UDP has on the fabric's underlay. A larger one would be of no use, since the narrowest tunnel of the gateway decides
+// what its VXLAN devices have (MTU below), and with equal ones nobody learns a path MTU anew when traffic changes over. A
+// smaller one, so that a full packet with its WireGuard, WebSocket and TLS headers fills one TCP segment and not one and a
+// bit, would take from the tunnels over UDP what the backup gains.
 func tunnelMTU(doc *config.Document, t config.Tunnel) int {
 	underlay := t.UnderlayMTU
-	if underlay == 0 {
+	if underlay == 0 || t.Kind == KindTLS {
 		underlay = doc.Fabric.UnderlayMTU
 	}
 	if underlay == 0 {

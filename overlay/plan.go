@@ -47,6 +47,8 @@ type Plan struct {
 	VTEPs []RemoteVTEP `json:"vteps,omitempty"`
 	// NextHops, ordered by VNI and gateway.
 	NextHops []NextHop `json:"next-hops,omitempty"`
+	// Listener takes the connections of "tls" tunnels; nil where no other gateway dials this one.
+	Listener *Listener `json:"listener,omitempty"`
 	// Sessions are BFD sessions with third-party peers, ordered by name. Those on tunnels are the tunnels'.
 	Sessions []Session `json:"sessions,omitempty"`
 	// Sets are the next-hop sets that routes use now, ordered by ID.
@@ -97,16 +99,16 @@ type Tunnel struct {
 	Remote string `json:"remote"`
 	// Rank 0 is preferred.
 	Rank int `json:"rank"`
-	// Kind is "wireguard".
+	// Kind is KindWireGuard or KindTLS.
 	Kind string `json:"kind"`
 	// MTU in bytes.
 	MTU int `json:"mtu"`
 	// LinkLocal is the interface's address, RemoteLinkLocal the other end's.
 	LinkLocal       netip.Addr `json:"link-local"`
 	RemoteLinkLocal netip.Addr `json:"remote-link-local"`
-	// ListenPort is the local UDP port.
+	// ListenPort is the local UDP port; 0 with KindTLS.
 	ListenPort int `json:"listen-port"`
-	// Endpoint is dialled; zero on the passive side (X15).
+	// Endpoint is dialled; zero on the passive side (X15) and with KindTLS.
 	Endpoint netip.AddrPort `json:"endpoint,omitzero"`
 	// PublicKey of the other end, base64.
 	PublicKey string `json:"public-key"`
@@ -117,6 +119,8 @@ type Tunnel struct {
 	// BFD are the timers of the session on the tunnel, between the link-local addresses. Nil, in a plan of an older fabric-site:
 	// the handshake alone tells whether the tunnel is alive.
 	BFD *BFD `json:"bfd,omitempty"`
+	// Carrier is how the packets of KindTLS travel; nil with other kinds.
+	Carrier *Carrier `json:"carrier,omitempty"`
 }
 
 // RemoteVTEP is another gateway's loopback and the ways to it.
@@ -209,18 +213,25 @@ func (p Plan) Validate() error {
 			bad("tunnels %q and %q: both use device %s", p.Tunnels[j].Name, t.Name, t.Device)
 		}
 		devices[t.Device] = i
-		if t.Kind != "wireguard" {
+		switch t.Kind {
+		case KindWireGuard, KindTLS:
+			p.validateCarrier(t, func(format string, args ...any) { bad("tunnel %q: "+format, append([]any{t.Name}, args...)...) })
+		default:
 			bad("tunnel %q: kind %q is not known", t.Name, t.Kind)
 		}
 		if t.MTU < 1280 {
 			bad("tunnel %q: MTU %d is less than the 1280 bytes that IPv6 needs", t.Name, t.MTU)
 		}
-		if t.ListenPort < 1 || t.ListenPort > 65535 {
+		if t.Kind == KindTLS {
+			// It has no UDP port.
+		} else if t.ListenPort < 1 || t.ListenPort > 65535 {
 			bad("tunnel %q: listen port %d is not a port", t.Name, t.ListenPort)
 		} else if other, ok := ports[t.ListenPort]; ok {
 			bad("tunnels %q and %q: both listen on port %d", other, t.Name, t.ListenPort)
 		}
-		ports[t.ListenPort] = t.Name
+		if t.ListenPort != 0 {
+			ports[t.ListenPort] = t.Name
+		}
 		if !t.LinkLocal.Is6() || !t.LinkLocal.IsLinkLocalUnicast() {
 			bad("tunnel %q: %q is not an IPv6 link-local address", t.Name, t.LinkLocal)
 		}
@@ -268,6 +279,7 @@ func (p Plan) Validate() error {
 			bad("next hop %d has no gateway", n.ID)
 		}
 	}
+	p.validateListener(bad)
 	p.validateSessions(bad)
 	p.validateSets(bad)
 	return errors.Join(errs...)

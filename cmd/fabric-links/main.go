@@ -64,6 +64,12 @@ func command() *cobra.Command {
 		},
 		RunE: func(c *cobra.Command, args []string) error { return runTunnel(c.Context(), o, args[0]) },
 	}
+	carrier := &cobra.Command{
+		Use:   "carrier",
+		Short: "Take the TLS connections of tunnels that other gateways dial; started by the engine or as fabric-carrier.service",
+		Args:  noArgs,
+		RunE:  func(c *cobra.Command, _ []string) error { return runCarrier(c.Context(), o) },
+	}
 	cleanup := &cobra.Command{
 		Use:   "cleanup",
 		Short: "Remove all that fabric-links has made on this host, and its plan; stop the engine first",
@@ -96,7 +102,7 @@ func command() *cobra.Command {
 		Args:  noArgs,
 		Run:   func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), version.Version) },
 	}
-	root.AddCommand(run, tunnel, cleanup, status, apply, versions)
+	root.AddCommand(run, tunnel, carrier, cleanup, status, apply, versions)
 	return root
 }
 

@@ -20,18 +20,20 @@ import (
 	"fabric/overlay/links"
 )
 
-func (o options) processes(died func()) (links.Processes, error) {
+func (o options) processes(died func()) (links.Processes, links.CarrierProcess, error) {
 	switch o.tunnelManager {
 	case "exec":
 		self, err := os.Executable()
 		if err != nil {
-			return nil, fmt.Errorf("find this program: %w", err)
+			return nil, nil, fmt.Errorf("find this program: %w", err)
 		}
-		return links.NewExecProcesses(self, o.runDir, died), nil
+		p := links.NewExecProcesses(self, o.runDir, died)
+		return p, p.Carrier(), nil
 	case "systemd":
-		return links.NewSystemdProcesses(o.runDir), nil
+		p := links.NewSystemdProcesses(o.runDir)
+		return p, p.Carrier(), nil
 	}
-	return nil, daemon.Usage(fmt.Errorf("--tunnel-manager %q: want exec or systemd", o.tunnelManager))
+	return nil, nil, daemon.Usage(fmt.Errorf("--tunnel-manager %q: want exec or systemd", o.tunnelManager))
 }
 
 func runEngine(ctx context.Context, o options) error {
@@ -40,7 +42,7 @@ func runEngine(ctx context.Context, o options) error {
 		return err
 	}
 	wake := make(chan struct{}, 1)
-	processes, err := o.processes(func() {
+	processes, carrier, err := o.processes(func() {
 		select {
 		case wake <- struct{}{}:
 		default:
@@ -74,7 +76,8 @@ func runEngine(ctx context.Context, o options) error {
 	var engine *links.Engine
 	sessions := bfd.New(bfd.Config{Log: log, OnChange: func(c bfd.Change) { engine.SessionChanged(c) }})
 	engine = links.New(links.Config{
-		Log: log, Host: host, Repair: repair, Processes: processes, Reader: reader, Liveness: links.Handshake{}, BFD: sessions, Store: store,
+		Log: log, Host: host, Repair: repair, Processes: processes, Reader: reader,
+		Carriers: links.NewCarriers(o.runDir, carrier), Liveness: links.Handshake{}, BFD: sessions, Store: store,
 		Ready: func() { close(ready) },
 		Beat:  func() { daemon.Notify(daemon.Watchdog) },
 	})
@@ -145,12 +148,20 @@ func runTunnel(ctx context.Context, o options, device string) error {
 	return links.RunTunnel(ctx, device, o.runDir, log, func() { daemon.Notify(daemon.Ready) })
 }
 
+func runCarrier(ctx context.Context, o options) error {
+	log, err := o.log.Logger()
+	if err != nil {
+		return err
+	}
+	return links.RunCarrier(ctx, o.runDir, log, func() { daemon.Notify(daemon.Ready) })
+}
+
 func runCleanup(ctx context.Context, o options, out io.Writer) error {
 	log, err := o.log.Logger()
 	if err != nil {
 		return err
 	}
-	processes, err := o.processes(func() {})
+	processes, carrier, err := o.processes(func() {})
 	if err != nil {
 		return err
 	}
@@ -164,7 +175,7 @@ func runCleanup(ctx context.Context, o options, out io.Writer) error {
 		return err
 	}
 	defer host.Close()
-	return links.Cleanup(ctx, host, processes, store, o.runDir, func(s string) { fmt.Fprintln(out, s) })
+	return links.Cleanup(ctx, host, processes, carrier, store, o.runDir, func(s string) { fmt.Fprintln(out, s) })
 }
 
 func runStatus(ctx context.Context, o options, out io.Writer) error {

@@ -105,6 +105,7 @@ func command() *cobra.Command {
 		Run:   func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), version.Version) },
 	}
 	root.AddCommand(run, checkCommand(&o), check, keygen, schema, cleanup, versions)
+	root.AddCommand(tlsCommands(&o)...)
 	return root
 }
 

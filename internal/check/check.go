@@ -82,7 +82,7 @@ type subject struct {
 }
 
 // checks are all checks, in the order of the report within a severity.
-var checks = slices.Concat(kernelChecks, hostChecks, foreignChecks, fileChecks, systemChecks)
+var checks = slices.Concat(kernelChecks, hostChecks, tlsChecks, foreignChecks, fileChecks, systemChecks)
 
 // IDs returns the ids of all checks.
 func IDs() []string {

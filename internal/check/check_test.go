@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -116,6 +117,8 @@ var seeds = map[string]func(*Facts){
 	"port-taken-vxlan":           port("udp", "[::]:4789"),
 	"port-taken-bgp":             port("tcp", "10.255.0.1:179"),
 	"port-taken-bfd":             port("udp", "0.0.0.0:4784"),
+	"port-taken-tls":             func(f *Facts) { withTLS(f); port("tcp", "[::]:443")(f) },
+	"tls-certificate":            func(f *Facts) { withTLS(f); f.Certificate.PublicKey = "sha256:other" },
 	"firewall-missing":           func(f *Facts) { f.Host.Chains = nil },
 	"firewall-legacy":            func(f *Facts) { f.LegacyTables = []string{"filter"} },
 	"conntrack-udp-timeout":      sysctl("net.netfilter.nf_conntrack_udp_timeout", "5"),
@@ -142,6 +145,46 @@ var seeds = map[string]func(*Facts){
 	"capability-missing":         func(f *Facts) { f.Capabilities &^= 1 << capNetRaw },
 	"file-limit":                 func(f *Facts) { f.OpenFiles = 1024 },
 	"not-readable":               func(f *Facts) { f.Unread = []kernel.Unread{{Part: "clock", Err: fs.ErrPermission}} },
+}
+
+// withTLS gives the gateways a tunnel over TLS beside that over UDP; this one listens, and has all that it needs.
+func withTLS(f *Facts) {
+	const pin = "sha256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+	d := f.Document.Clone()
+	d.Links.Tunnels = append(d.Links.Tunnels, config.Tunnel{Kind: "tls"})
+	d.Fabric.TLSTokenFile = "/etc/fabric/keys/test.token"
+	_, gw, _ := d.Find("gw")
+	gw.TLS = &config.TLS{Listen: &config.TLSListen{Port: 443, Pin: pin, CertificateFile: "/etc/fabric/keys/gw-tls.crt", KeyFile: "/etc/fabric/keys/gw-tls.key"}}
+	f.Document = d
+	f.Certificate = File{Path: "/etc/fabric/keys/gw-tls.crt", PublicKey: pin}
+}
+
+// A healthy host stays so with TLS tunnels; what they need is named.
+func TestTLSTunnels(t *testing.T) {
+	f := healthy(t)
+	withTLS(&f)
+	if got := ids(Run(t.Context(), f)); !slices.Equal(got, always) {
+		t.Errorf("%q, want %q", got, always)
+	}
+	f.Host.Chains = nil
+	f.Certificate = File{Path: "/etc/fabric/keys/gw-tls.crt", Err: fs.ErrNotExist}
+	f.TUN = fs.ErrNotExist
+	want := map[string]string{
+		"tun-missing":      "/dev/net/tun cannot be used: file does not exist",
+		"tls-certificate":  "/etc/fabric/keys/gw-tls.crt is not there",
+		"firewall-missing": "eth0 has a public address and nothing drops what comes in; the fabric needs udp ports 51821 there, and tcp ports 443",
+	}
+	for _, found := range Run(t.Context(), f) {
+		if what, ok := want[found.ID]; ok && found.What == what {
+			delete(want, found.ID)
+		}
+		if found.ID == "firewall-missing" && !strings.Contains(found.Mend, "tcp dport { 22, 443 } accept") {
+			t.Errorf("mend is %s", found.Mend)
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("not found: %v", want)
+	}
 }
 
 func sysctl(key, value string) func(*Facts) { return func(f *Facts) { f.Sysctls[key] = value } }

@@ -32,6 +32,8 @@ type Facts struct {
 	// Key is the WireGuard private key file, Secrets are all other files that only the daemon may read.
 	Key     File
 	Secrets []File
+	// Certificate is that of TLS tunnels, its PublicKey the pin; zero where none is needed.
+	Certificate File
 	// TUN is why /dev/net/tun cannot be opened, nil when it can.
 	TUN error
 	// State is the state folder.

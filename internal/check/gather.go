@@ -35,7 +35,7 @@ func Gather(ctx context.Context, doc *config.Document, gateway string, o Options
 	s := newSubject(f)
 	f.kernel(ctx, s)
 	f.sockets(s)
-	f.files(gw, s.site)
+	f.files(gw, s)
 	f.State = folder(o.StateDir)
 	f.Running = answers(ctx, o.Socket) == nil
 	f.Links = answers(ctx, o.Links)
@@ -169,7 +169,7 @@ func (f *Facts) path(to netip.AddrPort) Path {
 }
 
 // files reads what the document names of secrets. None is kept.
-func (f *Facts) files(gw *config.Gateway, site *config.Site) {
+func (f *Facts) files(gw *config.Gateway, s *subject) {
 	f.Key = File{Purpose: "private key", Path: gw.WireGuard.PrivateKeyFile}
 	f.Key.PublicKey, f.Key.Err = config.PublicKey(f.Key.Path)
 	secret := func(purpose, path string) {
@@ -191,9 +191,10 @@ func (f *Facts) files(gw *config.Gateway, site *config.Site) {
 	if gw.API != nil {
 		secret("key of the API's certificate", gw.API.KeyFile)
 	}
-	if site.Cloud != nil {
-		secret("cloud credentials", site.Cloud.CredentialsFile)
+	if s.site.Cloud != nil {
+		secret("cloud credentials", s.site.Cloud.CredentialsFile)
 	}
+	f.tls(gw, s, secret)
 }
 
 // folder looks at a folder without writing to it.

@@ -99,12 +99,14 @@ var hostChecks = []check{
 		if len(s.public()) == 0 || !slices.Contains(s.LegacyTables, "filter") {
 			return nil
 		}
-		return one(Info, "iptables-legacy -S INPUT; ip6tables-legacy -S INPUT", "a firewall is kept by iptables-legacy; the fabric needs udp ports %s", s.udpPorts())
+		return one(Info, "iptables-legacy -S INPUT; ip6tables-legacy -S INPUT", "a firewall is kept by iptables-legacy; the fabric needs udp ports %s%s", s.udpPorts(), s.tcpSentence())
 	}},
 	{"conntrack-udp-timeout", "A NAT or firewall entry that is forgotten between two keepalives stalls the tunnel until the next one.", func(s *subject) (faults []fault) {
 		keepalive := 0
 		for _, t := range s.plan.Tunnels {
-			keepalive = max(keepalive, t.Keepalive)
+			if t.Kind == overlay.KindWireGuard {
+				keepalive = max(keepalive, t.Keepalive)
+			}
 		}
 		for _, key := range []string{"net.netfilter.nf_conntrack_udp_timeout", "net.netfilter.nf_conntrack_udp_timeout_stream"} {
 			if v, err := strconv.Atoi(s.Sysctls[key]); err == nil && keepalive > 0 && v <= keepalive {
@@ -236,7 +238,9 @@ func (s *subject) isMember(device string) bool {
 func (s *subject) udpPorts() string {
 	var ports []string
 	for _, t := range s.plan.Tunnels {
-		ports = append(ports, strconv.Itoa(t.ListenPort))
+		if t.ListenPort != 0 {
+			ports = append(ports, strconv.Itoa(t.ListenPort))
+		}
 	}
 	slices.Sort(ports)
 	return strings.Join(slices.Compact(ports), ", ")
@@ -264,12 +268,16 @@ func (s *subject) tcpPorts() (ports []string) {
 	if s.gw.API != nil && !s.gw.API.Listen.Addr().IsLoopback() {
 		ports = append(ports, strconv.Itoa(int(s.gw.API.Listen.Port())))
 	}
+	if s.plan.Listener != nil {
+		ports = append(ports, strconv.Itoa(s.plan.Listener.Port))
+	}
 	return ports
 }
 
+// tcpSentence names them, but for SSH's.
 func (s *subject) tcpSentence() string {
-	if ports := s.tcpPorts(); len(ports) > 1 {
-		return ", and tcp port " + ports[1] + " for the API"
+	if ports := s.tcpPorts()[1:]; len(ports) > 0 {
+		return ", and tcp ports " + strings.Join(ports, ", ")
 	}
 	return ""
 }

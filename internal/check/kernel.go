@@ -1,9 +1,11 @@
 package check
 
 import (
+	"slices"
 	"strings"
 
 	"fabric/internal/kernel"
+	"fabric/overlay"
 )
 
 // Capabilities that the daemons need (linux/capability.h).
@@ -66,7 +68,8 @@ var kernelChecks = []check{
 		return one(Error, "modprobe vxlan && echo vxlan >>/etc/modules-load.d/fabric.conf", "the kernel makes no VXLAN devices")
 	}},
 	{"tun-missing", "WireGuard in user space needs a TUN device for each tunnel.", func(s *subject) []fault {
-		if s.Features == nil || s.Features.WireGuard || s.TUN == nil {
+		tls := slices.ContainsFunc(s.plan.Tunnels, func(t overlay.Tunnel) bool { return t.Kind == overlay.KindTLS })
+		if s.Features == nil || s.Features.WireGuard && !tls || s.TUN == nil {
 			return nil
 		}
 		return one(Error, "modprobe tun && mkdir -p /dev/net && { [ -e /dev/net/tun ] || mknod -m 600 /dev/net/tun c 10 200; }", "/dev/net/tun cannot be used: %v", s.TUN)

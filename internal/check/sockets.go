@@ -25,6 +25,9 @@ func (f *Facts) sockets(s *subject) {
 	for _, t := range s.plan.Tunnels {
 		wanted["udp"] = append(wanted["udp"], t.ListenPort)
 	}
+	if s.plan.Listener != nil {
+		wanted["tcp"] = append(wanted["tcp"], s.plan.Listener.Port)
+	}
 	inodes := map[string][]int{} // places in f.Ports
 	for _, network := range []string{"tcp", "udp"} {
 		for _, suffix := range []string{"", "6"} {

@@ -96,6 +96,7 @@ func (d *Document) setDefaults() {
 	for _, p := range d.Links.Pairs {
 		tunnelDefaults(p.Tunnels, d.Fabric.BFD)
 	}
+	d.tlsDefaults()
 }
 
 // tunnelDefaults completes timers that are given in part. A tunnel without any has the fabric's.

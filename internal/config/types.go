@@ -42,6 +42,9 @@ type Fabric struct {
 	// gateways rounded up to a multiple of 64. Append new gateways at the end of the document: that moves no port,
 	// but for further tunnels when a multiple of 64 is outgrown. Default 51820.
 	WireGuardPort int `yaml:"wireguard-port,omitempty" json:"wireguard-port,omitempty"`
+	// TLSTokenFile holds the secret that the tokens of "tls" tunnels are derived from, mode 0600 or stricter, the same at
+	// every gateway; fabric-site tls-token makes one. Default /etc/fabric/keys/FABRIC.token where a link has a "tls" tunnel.
+	TLSTokenFile string `yaml:"tls-token-file,omitempty" json:"tls-token-file,omitempty"`
 	// BFD are the timers of the sessions on tunnels, and of peers that ask for BFD without naming timers.
 	BFD BFD `yaml:"bfd,omitempty" json:"bfd,omitempty"`
 	// BGP are the default BGP settings for sessions between gateways and with third parties.
@@ -154,6 +157,8 @@ type Gateway struct {
 	Endpoints []Endpoint `yaml:"endpoints,omitempty" json:"endpoints,omitempty"`
 	// WireGuard are the gateway's tunnel keys.
 	WireGuard WireGuard `yaml:"wireguard" json:"wireguard"`
+	// TLS says how this gateway takes part in tunnels of kind "tls".
+	TLS *TLS `yaml:"tls,omitempty" json:"tls,omitempty"`
 	// Instance is the cloud instance id; discovered through the metadata service where absent.
 	Instance string `yaml:"instance,omitempty" json:"instance,omitempty"`
 	// Drained withdraws all that this gateway originates, so that traffic moves away before maintenance.
@@ -191,6 +196,35 @@ type WireGuard struct {
 	PrivateKeyFile string `yaml:"private-key-file,omitempty" json:"private-key-file,omitempty"`
 	// Keepalive is the persistent keepalive of the dialling side. Default 5s (X16).
 	Keepalive Duration `yaml:"keepalive,omitempty" json:"keepalive,omitempty"`
+}
+
+// TLS is a gateway's part in tunnels of kind "tls" (A8, X13). One gateway of a link takes the connection and the other dials; of two
+// that both listen the one with a proxy dials, else the one with the higher VTEP.
+type TLS struct {
+	// Listen, when set, takes the connections of other gateways. "listen: {}" takes them on port 443 of the endpoints.
+	Listen *TLSListen `yaml:"listen,omitempty" json:"listen,omitempty"`
+	// Proxy is the HTTP proxy that this gateway dials through (CONNECT, RFC 9110 section 9.3.6): http://HOST[:PORT], without
+	// credentials.
+	Proxy string `yaml:"proxy,omitempty" json:"proxy,omitempty"`
+	// ProxyCredentialsFile holds USER:PASSWORD for the proxy, mode 0600 or stricter.
+	ProxyCredentialsFile string `yaml:"proxy-credentials-file,omitempty" json:"proxy-credentials-file,omitempty"`
+}
+
+// TLSListen is where a gateway takes connections of "tls" tunnels, and how the others know that it is the one.
+type TLSListen struct {
+	// Port is the TCP port that is listened on, on all addresses. Default 443.
+	Port int `yaml:"port,omitempty" json:"port,omitempty"`
+	// PublicPort is what others dial where NAT maps it to another port. Default Port.
+	PublicPort int `yaml:"public-port,omitempty" json:"public-port,omitempty"`
+	// Host is the name that others dial and ask for in TLS. Absent: they dial the endpoints' addresses.
+	Host string `yaml:"host,omitempty" json:"host,omitempty"`
+	// Pin is the certificate's key, sha256:BASE64, as fabric-site tls-certificate prints it: others trust this key and no authority.
+	// Absent, which needs Host: the certificate must be Host's and lead to an authority that the others' systems trust.
+	Pin string `yaml:"pin,omitempty" json:"pin,omitempty"`
+	// CertificateFile and KeyFile are PEM and read on the gateway only, anew when they change; the key's mode is 0600 or stricter.
+	// Default /etc/fabric/keys/NAME-tls.crt and NAME-tls.key.
+	CertificateFile string `yaml:"certificate-file,omitempty" json:"certificate-file,omitempty"`
+	KeyFile         string `yaml:"key-file,omitempty" json:"key-file,omitempty"`
 }
 
 // GatewayVRF is a VRF at one gateway: what is attached to it there.
@@ -360,9 +394,9 @@ type LinkPair struct {
 
 // Tunnel is one way between two gateways.
 type Tunnel struct {
-	// Kind is "wireguard".
-	Kind string `yaml:"kind" json:"kind" jsonschema:"enum=wireguard"`
-	// UnderlayMTU overrides the fabric's for this way.
+	// Kind is "wireguard" (over UDP), or "tls": WireGuard's packets inside TLS over TCP, for where UDP does not get through.
+	Kind string `yaml:"kind" json:"kind" jsonschema:"enum=wireguard,enum=tls"`
+	// UnderlayMTU overrides the fabric's for this way. Not with "tls": TCP cuts its stream by itself.
 	UnderlayMTU int `yaml:"underlay-mtu,omitempty" json:"underlay-mtu,omitempty"`
 	// BFD overrides the fabric's timers for this way.
 	BFD *BFD `yaml:"bfd,omitempty" json:"bfd,omitempty"`

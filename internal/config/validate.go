@@ -239,6 +239,9 @@ func (v *validator) fabric(f *Fabric, path string) {
 	v.port(path+".vxlan-port", f.VXLANPort)
 	v.port(path+".wireguard-port", f.WireGuardPort)
 	v.bfd(path+".bfd", f.BFD)
+	if f.TLSTokenFile != "" {
+		v.file(path+".tls-token-file", f.TLSTokenFile)
+	}
 	b := path + ".bgp"
 	v.port(b+".port", f.BGP.Port)
 	v.timers(b, f.BGP.Keepalive, f.BGP.Hold)

@@ -77,8 +77,10 @@ func (v *validator) linkPair(p LinkPair, path string, sites map[string]string, j
 
 func (v *validator) tunnels(ts []Tunnel, path string) {
 	for i, t := range ts {
-		v.oneOf(index(path, i)+".kind", t.Kind, "wireguard")
-		if t.UnderlayMTU != 0 {
+		v.oneOf(index(path, i)+".kind", t.Kind, KindWireGuard, KindTLS)
+		if t.UnderlayMTU != 0 && t.Kind == KindTLS {
+			v.add(index(path, i)+".underlay-mtu", "remove it", "a tls tunnel has none: TCP cuts its stream to fit the path")
+		} else if t.UnderlayMTU != 0 {
 			v.underlay(index(path, i)+".underlay-mtu", t.UnderlayMTU)
 		}
 		if t.BFD != nil {
@@ -101,7 +103,10 @@ func (v *validator) ports() {
 			path := index(index("sites", i)+".gateways", j)
 			near := d.neighbours(&d.Sites[i], g, pairs)
 			for _, n := range near {
-				if g.Name < n.gateway.Name && len(g.Endpoints) == 0 && len(n.gateway.Endpoints) == 0 {
+				if g.Name < n.gateway.Name {
+					v.tlsLink(g, &n, path)
+				}
+				if g.Name < n.gateway.Name && n.has(KindWireGuard) && len(g.Endpoints) == 0 && len(n.gateway.Endpoints) == 0 {
 					v.add(path+".endpoints", "give one of them an endpoint, or unlink them with a pair without tunnels",
 						"neither %q nor %q has an endpoint, so neither can dial the other", g.Name, n.gateway.Name)
 				}
@@ -126,7 +131,7 @@ func (v *validator) ports() {
 // takes says whether a tunnel with the neighbour uses the port that is offset above the first.
 func (n *neighbour) takes(offset, stride int) bool {
 	offset -= n.ordinal
-	return offset >= 0 && offset%stride == 0 && offset/stride < len(n.tunnels)
+	return offset >= 0 && offset%stride == 0 && offset/stride < len(n.tunnels) && n.tunnels[offset/stride].Kind != KindTLS
 }
 
 // portMend says how to make room for tunnels that reach so many ports above the first.

@@ -96,6 +96,9 @@ func (v *validator) gateway(g *Gateway, path string) {
 		}
 	}
 	v.wireGuard(&g.WireGuard, path+".wireguard")
+	if g.TLS != nil {
+		v.tls(g, path+".tls")
+	}
 	if g.API != nil {
 		v.listener(path+".api.listen", g.API.Listen)
 		v.file(path+".api.cert-file", g.API.CertFile)

@@ -30,11 +30,11 @@ var mayImport = map[string][]string{
 	"overlay":               {"internal/config", "internal/kernel"},
 	"overlay/bfd":           {},
 	"overlay/carrier":       {},
-	"overlay/links":         {"internal/kernel", "internal/kernel/linux", "internal/reconcile", "internal/version", "overlay", "overlay/bfd", "proto/links/v1"},
+	"overlay/links":         {"internal/kernel", "internal/kernel/linux", "internal/reconcile", "internal/version", "overlay", "overlay/bfd", "overlay/carrier", "proto/links/v1"},
 	"cloud":                 {"bgp/rib", "internal/config", "internal/reconcile", "policy"},
 	"cloud/alibaba":         {"cloud", "internal/config", "internal/reconcile"},
 	"cloud/cloudtest":       {"cloud", "internal/reconcile"},
-	"internal/check":        {"internal/config", "internal/kernel", "internal/kernel/linux", "overlay", "overlay/bfd", "vrf"},
+	"internal/check":        {"internal/config", "internal/kernel", "internal/kernel/linux", "overlay", "overlay/bfd", "overlay/carrier", "vrf"},
 	"internal/config":       {},
 	"internal/daemon":       {},
 	"internal/reconcile":    {},
@@ -58,7 +58,7 @@ var mayImport = map[string][]string{
 	// Commands wire: flags, exit codes, printing.
 	"cmd/fabric-site": {
 		"cloud", "cloud/alibaba", "internal/api", "internal/check", "internal/config", "internal/daemon", "internal/kernel", "internal/kernel/linux", "internal/site",
-		"internal/version", "internal/web", "overlay/links",
+		"internal/version", "internal/web", "overlay/carrier", "overlay/links",
 	},
 	"systemd/packaging/gen":       {"systemd/packaging/gen/pages"},
 	"systemd/packaging/gen/pages": {},

@@ -16,7 +16,7 @@ import (
 // has claimed the run folder by opening store, so no engine is running. It tells each removal to say.
 //
 // Next hops go first, and with them the routes through them; the backstops go last but for the tunnels themselves.
-func Cleanup(ctx context.Context, h kernel.Host, processes Processes, store *Store, runDir string, say func(string)) error {
+func Cleanup(ctx context.Context, h kernel.Host, processes Processes, carrier CarrierProcess, store *Store, runDir string, say func(string)) error {
 	// The plan first: if this is interrupted, the next boot must not bring half of it back.
 	errs := []error{store.Forget()}
 	errs = append(errs,
@@ -36,13 +36,46 @@ func Cleanup(ctx context.Context, h kernel.Host, processes Processes, store *Sto
 		}
 		say("stopped tunnel process of " + d)
 	}
+	errs = append(errs, endCarrier(ctx, carrier, say))
 	errs = append(errs, removeAll(ctx, kindLink, h.Links(kernel.KindWireGuard), say))
-	left, err := filepath.Glob(filepath.Join(runDir, "tunnel-*"))
-	errs = append(errs, err)
-	for _, f := range left {
-		errs = append(errs, os.Remove(f))
+	for _, pattern := range []string{"tunnel-*", "carrier*"} {
+		left, err := filepath.Glob(filepath.Join(runDir, pattern))
+		errs = append(errs, err)
+		for _, f := range left {
+			errs = append(errs, os.Remove(f))
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// endCarrier ends the carrier process and waits for that.
+func endCarrier(ctx context.Context, carrier CarrierProcess, say func(string)) error {
+	if carrier == nil {
+		return nil
+	}
+	alive, err := carrier.Alive()
+	if err != nil || !alive {
+		return err
+	}
+	if err := carrier.Stop(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, stopWithin)
+	defer cancel()
+	for {
+		if alive, err = carrier.Alive(); err != nil || !alive {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the carrier process did not end within %s: %w", stopWithin, ctx.Err())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	if err == nil {
+		say("stopped carrier process")
+	}
+	return err
 }
 
 // awaitEnd waits for a tunnel process that was asked to end, kills it when it takes too long, and sweeps.

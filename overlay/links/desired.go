@@ -49,11 +49,16 @@ func desire(p overlay.Plan, userspace func(device string) bool) desired {
 			// Validate has refused such a plan.
 			continue
 		}
-		d.wireguards[t.Device] = kernel.WireGuard{
+		w := kernel.WireGuard{
 			ListenPort:     t.ListenPort,
 			PrivateKeyFile: t.PrivateKeyFile,
 			Peer:           kernel.WireGuardPeer{PublicKey: key, Endpoint: t.Endpoint, Keepalive: t.Keepalive},
 		}
+		if t.Carrier != nil {
+			// On both sides: whichever has something to send begins, whoever dialled.
+			w.Peer.Endpoint = farEnd
+		}
+		d.wireguards[t.Device] = w
 	}
 	for _, v := range p.VTEPs {
 		key := kernel.RouteKey{Table: kernel.MainTable, Prefix: host(v.Addr), Metric: kernel.BackstopMetric}

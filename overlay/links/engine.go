@@ -47,7 +47,9 @@ type Config struct {
 	// Processes carries tunnels where the kernel cannot.
 	Processes Processes
 	Reader    Reader
-	Liveness  Liveness
+	// Carriers keeps what "tls" tunnels need beside their processes. Nil: such tunnels stay without a connection.
+	Carriers *Carriers
+	Liveness Liveness
 	// BFD tells whether tunnels are alive whose plan has timers for it, and third-party peers. Nil: all tunnels are judged by Liveness.
 	BFD Sessions
 	// Repair is a connection to the kernel of its own for the routes to VTEPs: what Host reads must not hold a repair up. Default Host.
@@ -98,6 +100,9 @@ type Engine struct {
 	told bool
 	// configured are the BFD sessions as last configured.
 	configured []bfd.SessionConfig
+	// carrierStates are what the processes of "tls" tunnels say, listenerErr why their listener does not work, as of this pass.
+	carrierStates map[string]processStatus
+	listenerErr   string
 	// said remembers which error was logged for an object, so that it is logged once.
 	said map[[2]string]string
 }

@@ -593,7 +593,7 @@ func TestCleanupOnTheModel(t *testing.T) {
 	}
 	defer store.Close()
 	var said []string
-	if err := Cleanup(context.Background(), w.k, w, store, w.runDir, func(s string) { said = append(said, s) }); err != nil {
+	if err := Cleanup(context.Background(), w.k, w, nil, store, w.runDir, func(s string) { said = append(said, s) }); err != nil {
 		t.Fatal(err)
 	}
 	// The VXLAN device is fabric-site's.

@@ -50,6 +50,7 @@ func (e *Engine) judge(plan overlay.Plan, found map[string]kernel.Link, linksRea
 		if l.drained && !l.bfd {
 			reason = "drained; " + reason
 		}
+		reason = carrierReason(t, e.carrierStates[t.Device], e.listenerErr, state, reason)
 		if state != was.state {
 			was.since = now
 			e.cfg.Log.Info("tunnel "+state, "tunnel", t.Name, "device", t.Device, "was", was.state, "reason", reason)

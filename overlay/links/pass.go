@@ -62,6 +62,7 @@ func (e *Engine) pass(ctx context.Context) *pass {
 		e.publishProblems(p)
 		return p
 	}
+	e.tellCarriers(p, plan, ours, present)
 	carried := e.carriers(plan, present)
 	want := desire(plan, func(d string) bool { return carried[d] })
 
@@ -87,6 +88,7 @@ func (e *Engine) pass(ctx context.Context) *pass {
 		e.startProcesses(p, carried)
 		e.stopProcesses(p, plan)
 	}
+	e.keepListener(p, plan)
 	_, _ = converge(p, kind[kernel.AddressKey, kernel.Address]{
 		name: kindAddress, edge: e.addresses,
 		label:   func(k kernel.AddressKey) string { return k.Prefix.String() + " dev " + k.Device },
@@ -134,6 +136,7 @@ func (e *Engine) pass(ctx context.Context) *pass {
 
 	e.configureSessions(p, plan, func(d string) bool { _, there := found[d]; return there })
 	states := e.bfdStates()
+	e.carrierStates = e.readCarriers(plan)
 	e.judge(plan, found, linksErr == nil, facts, factsErr == nil, states, now)
 	active := e.routeVTEPs(p, plan, routes, want.backstops, before, now)
 
@@ -179,7 +182,9 @@ func (e *Engine) carriers(plan overlay.Plan, present map[string]kernel.Link) map
 	carried := map[string]bool{}
 	for _, t := range plan.Tunnels {
 		link, there := present[t.Device]
-		if there && link.Kind == kernel.KindWireGuard || !there && e.cfg.Host.Features().WireGuard {
+		if t.Carrier != nil {
+			// Only a process can carry it.
+		} else if there && link.Kind == kernel.KindWireGuard || !there && e.cfg.Host.Features().WireGuard {
 			if alive, err := e.cfg.Processes.Alive(t.Device); err == nil && !alive {
 				continue
 			}
@@ -286,6 +291,12 @@ func (e *Engine) sysctls(p *pass, want map[string]string) {
 // is, and that would take 15 s to notice that nobody answers. So the passive side calls back where it last heard it, for a minute.
 func (e *Engine) roam(device string, w kernel.WireGuard, f Facts, now time.Time) kernel.WireGuard {
 	const callBack, callBackFor = 5, time.Minute
+	if w.Peer.Endpoint == farEnd {
+		if f.Endpoint.IsValid() {
+			w.Peer.Endpoint = f.Endpoint
+		}
+		return w
+	}
 	t := e.tunnels[device]
 	changed := t.endpoint != "" && t.endpoint != w.Peer.Endpoint.String()
 	fresh := !f.LastHandshake.IsZero() && f.Age < RejectAfter
@@ -370,6 +381,9 @@ func (e *Engine) newState(p *pass, plan overlay.Plan, carried map[string]bool, f
 		}
 		if carried[t.Device] {
 			ts.Implementation = "userspace"
+		}
+		if t.Carrier != nil {
+			ts.Endpoint, ts.ListenPort = e.carrierStates[t.Device].connectedTo(), 0
 		}
 		for _, kind := range []string{kindProcess, kindLink, kindWireGuard} {
 			if o := p.objects[[2]string{kind, t.Device}]; ts.Err == "" && (o.Status == Failed || o.Status == Foreign) {

@@ -103,18 +103,26 @@ func (p *ExecProcesses) Start(_ context.Context, device string) error {
 	if err := p.Sweep(device); err != nil {
 		return err
 	}
-	name := filepath.Join(p.runDir, "tunnel-"+device+".log")
+	if err := p.spawn("tunnel-"+device+".log", "tunnel", device); err != nil {
+		return fmt.Errorf("tunnel process of %s: %w", device, err)
+	}
+	return nil
+}
+
+// spawn starts the program with args, in a session of its own and with a log of that name in the run folder.
+func (p *ExecProcesses) spawn(logName string, args ...string) error {
+	name := filepath.Join(p.runDir, logName)
 	flags := os.O_WRONLY | os.O_CREATE | os.O_APPEND
 	if fi, err := os.Stat(name); err == nil && fi.Size() > maxTunnelLog {
 		flags |= os.O_TRUNC
 	}
 	log, err := os.OpenFile(name, flags, 0o640)
 	if err != nil {
-		return fmt.Errorf("tunnel process of %s: %w", device, err)
+		return err
 	}
 	defer log.Close()
 	// Not CommandContext: the process outlives this one.
-	cmd := exec.Command(p.program, "tunnel", device, "--run-dir", p.runDir)
+	cmd := exec.Command(p.program, append(args, "--run-dir", p.runDir)...)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	// A session of its own: no signal to the engine's terminal or group reaches it.
@@ -126,7 +134,7 @@ func (p *ExecProcesses) Start(_ context.Context, device string) error {
 		}
 	}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start tunnel process of %s: %w", device, err)
+		return err
 	}
 	go func() {
 		// Its fate is read from the lock; this only reaps it and tells the engine to look.

@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/ipc"
 	"golang.zx2c4.com/wireguard/tun"
@@ -24,8 +23,8 @@ func tunnelLock(runDir, device string) string {
 	return filepath.Join(runDir, "tunnel-"+device+".lock")
 }
 
-// RunTunnel is the tunnel process: userspace WireGuard on one TUN device, until ctx ends or the device goes. It
-// configures nothing, it only carries: keys, peer, addresses and routes come from the engine, through the UAPI socket
+// RunTunnel is the tunnel process: userspace WireGuard on one TUN device, over UDP or as the run folder's file says, until ctx ends or
+// the device goes. It configures nothing, it only carries: keys, peer, addresses and routes come from the engine, through the UAPI socket
 // (/var/run/wireguard/DEVICE.sock) and netlink. So it has no reason to change or restart when the plan does.
 //
 // ready is called when the device is there and the socket answers. A second process for the same device is refused.
@@ -41,6 +40,10 @@ func RunTunnel(ctx context.Context, name, runDir string, log *slog.Logger, ready
 		return fmt.Errorf("tunnel %s: %w", name, err)
 	}
 	defer lock.Close()
+	transport, err := awaitTransport(ctx, runDir, name, log)
+	if err != nil || transport == nil {
+		return err
+	}
 	dev, err := tun.CreateTUN(name, device.DefaultMTU)
 	if err != nil {
 		return fmt.Errorf("tunnel %s: create TUN device (needs CAP_NET_ADMIN and /dev/net/tun): %w", name, err)
@@ -56,7 +59,7 @@ func RunTunnel(ctx context.Context, name, runDir string, log *slog.Logger, ready
 		return fmt.Errorf("tunnel %s: listen on UAPI socket: %w", name, err)
 	}
 	// device.Logger's verbose lines name peers and handshakes, never keys.
-	wg := device.NewDevice(dev, conn.NewDefaultBind(), &device.Logger{
+	wg := device.NewDevice(dev, transport, &device.Logger{
 		Verbosef: func(format string, args ...any) { log.Debug(fmt.Sprintf(format, args...), "tunnel", name) },
 		Errorf:   func(format string, args ...any) { log.Warn(fmt.Sprintf(format, args...), "tunnel", name) },
 	})
@@ -65,7 +68,7 @@ func RunTunnel(ctx context.Context, name, runDir string, log *slog.Logger, ready
 	// Up from the start: a listen port that is taken is then refused when it is configured, where the engine sees it. In the
 	// other order the device would silently stay down.
 	if err := wg.Up(); err != nil {
-		return fmt.Errorf("tunnel %s: open UDP sockets: %w", name, err)
+		return fmt.Errorf("tunnel %s: open its sockets: %w", name, err)
 	}
 	gone := make(chan error, 1)
 	go func() {
@@ -80,11 +83,24 @@ func RunTunnel(ctx context.Context, name, runDir string, log *slog.Logger, ready
 	}()
 	log.Info("tunnel process runs", "tunnel", name, "pid", os.Getpid())
 	ready()
+	telling, enough := context.WithCancel(ctx)
+	told := make(chan error, 1)
+	go func() { told <- transport.tell(telling) }()
+	defer func() {
+		enough()
+		<-told
+	}()
 	select {
 	case <-ctx.Done():
 		return nil
 	case <-wg.Wait():
 		return fmt.Errorf("tunnel %s: device is gone", name)
+	case err := <-told:
+		told <- nil
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("tunnel %s: %w", name, err)
 	case err := <-gone:
 		return fmt.Errorf("tunnel %s: UAPI socket: %w", name, err)
 	}

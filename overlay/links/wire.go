@@ -63,13 +63,14 @@ func timeFromWire(t *timestamppb.Timestamp) time.Time {
 }
 
 func planToWire(p overlay.Plan) *linksv1.Plan {
-	w := &linksv1.Plan{Version: int32(p.Version), Fabric: p.Fabric, Gateway: p.Gateway, Vtep: addrText(p.VTEP)}
+	w := &linksv1.Plan{Version: int32(p.Version), Fabric: p.Fabric, Gateway: p.Gateway, Vtep: addrText(p.VTEP), Listener: listenerToWire(p.Listener)}
 	for _, t := range p.Tunnels {
 		w.Tunnels = append(w.Tunnels, &linksv1.Tunnel{
 			Device: t.Device, Name: t.Name, Remote: t.Remote, Rank: int32(t.Rank), Kind: t.Kind, Mtu: int32(t.MTU),
 			LinkLocal: addrText(t.LinkLocal), RemoteLinkLocal: addrText(t.RemoteLinkLocal),
 			ListenPort: int32(t.ListenPort), Endpoint: addrPortText(t.Endpoint),
 			PublicKey: t.PublicKey, PrivateKeyFile: t.PrivateKeyFile, Keepalive: int32(t.Keepalive), Bfd: timersToWire(t.BFD),
+			Carrier: carrierToWire(t.Carrier),
 		})
 	}
 	for _, v := range p.VTEPs {
@@ -104,13 +105,14 @@ func timersFromWire(w *linksv1.BFD) *overlay.BFD {
 }
 
 func planFromWire(w *linksv1.Plan) overlay.Plan {
-	p := overlay.Plan{Version: int(w.GetVersion()), Fabric: w.GetFabric(), Gateway: w.GetGateway(), VTEP: readAddr(w.GetVtep())}
+	p := overlay.Plan{Version: int(w.GetVersion()), Fabric: w.GetFabric(), Gateway: w.GetGateway(), VTEP: readAddr(w.GetVtep()), Listener: listenerFromWire(w.GetListener())}
 	for _, t := range w.GetTunnels() {
 		p.Tunnels = append(p.Tunnels, overlay.Tunnel{
 			Device: t.GetDevice(), Name: t.GetName(), Remote: t.GetRemote(), Rank: int(t.GetRank()), Kind: t.GetKind(), MTU: int(t.GetMtu()),
 			LinkLocal: readAddr(t.GetLinkLocal()), RemoteLinkLocal: readAddr(t.GetRemoteLinkLocal()),
 			ListenPort: int(t.GetListenPort()), Endpoint: readAddrPort(t.GetEndpoint()),
 			PublicKey: t.GetPublicKey(), PrivateKeyFile: t.GetPrivateKeyFile(), Keepalive: int(t.GetKeepalive()), BFD: timersFromWire(t.GetBfd()),
+			Carrier: carrierFromWire(t.GetCarrier()),
 		})
 	}
 	for _, v := range w.GetVteps() {

@@ -954,7 +954,7 @@ type Tunnel struct {
 	Device string `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
 	// Rank among the link's tunnels, 0 is preferred.
 	Rank *uint32 `protobuf:"varint,4,opt,name=rank,proto3,oneof" json:"rank,omitempty"`
-	// Kind: "wireguard".
+	// Kind: "wireguard" or "tls".
 	Kind string `protobuf:"bytes,5,opt,name=kind,proto3" json:"kind,omitempty"`
 	// Who carries it: "kernel" or "userspace".
 	Implementation string `protobuf:"bytes,6,opt,name=implementation,proto3" json:"implementation,omitempty"`

@@ -103,7 +103,9 @@ type Plan struct {
 	// Sets are the next-hop sets that routes use now.
 	Sets []*NextHopSet `protobuf:"bytes,9,rep,name=sets,proto3" json:"sets,omitempty"`
 	// Sets_whole: no route refers to a set that is not among them. Without it those of the plan before are kept.
-	SetsWhole     bool `protobuf:"varint,10,opt,name=sets_whole,json=setsWhole,proto3" json:"sets_whole,omitempty"`
+	SetsWhole bool `protobuf:"varint,10,opt,name=sets_whole,json=setsWhole,proto3" json:"sets_whole,omitempty"`
+	// Listener takes the connections of "tls" tunnels; none where no other gateway dials this one.
+	Listener      *Listener `protobuf:"bytes,20,opt,name=listener,proto3" json:"listener,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -206,6 +208,13 @@ func (x *Plan) GetSetsWhole() bool {
 		return x.SetsWhole
 	}
 	return false
+}
+
+func (x *Plan) GetListener() *Listener {
+	if x != nil {
+		return x.Listener
+	}
+	return nil
 }
 
 // NextHopSet is one next-hop object that moves between ranked next hops.
@@ -351,6 +360,158 @@ func (x *Leg) GetVtep() string {
 	return ""
 }
 
+// Listener takes the connections of the "tls" tunnels that other gateways dial.
+type Listener struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Port is the TCP port.
+	Port int32 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	// PEM files on this host.
+	CertificateFile string `protobuf:"bytes,2,opt,name=certificate_file,json=certificateFile,proto3" json:"certificate_file,omitempty"`
+	KeyFile         string `protobuf:"bytes,3,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Listener) Reset() {
+	*x = Listener{}
+	mi := &file_links_v1_links_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Listener) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Listener) ProtoMessage() {}
+
+func (x *Listener) ProtoReflect() protoreflect.Message {
+	mi := &file_links_v1_links_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Listener.ProtoReflect.Descriptor instead.
+func (*Listener) Descriptor() ([]byte, []int) {
+	return file_links_v1_links_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Listener) GetPort() int32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Listener) GetCertificateFile() string {
+	if x != nil {
+		return x.CertificateFile
+	}
+	return ""
+}
+
+func (x *Listener) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
+	}
+	return ""
+}
+
+// Carrier is how the packets of a "tls" tunnel travel. It names secret files and holds no secret.
+type Carrier struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Token_file holds the fabric's secret, token_name is what the tunnel's token is derived from it by.
+	TokenFile string `protobuf:"bytes,1,opt,name=token_file,json=tokenFile,proto3" json:"token_file,omitempty"`
+	TokenName string `protobuf:"bytes,2,opt,name=token_name,json=tokenName,proto3" json:"token_name,omitempty"`
+	// Dial is HOST:PORT of the other gateway; empty where it dials us.
+	Dial string `protobuf:"bytes,3,opt,name=dial,proto3" json:"dial,omitempty"`
+	// Pin is the key of the certificate that is trusted; empty: the system's authorities tell.
+	Pin string `protobuf:"bytes,4,opt,name=pin,proto3" json:"pin,omitempty"`
+	// Proxy is the HTTP proxy to dial through.
+	Proxy                string `protobuf:"bytes,5,opt,name=proxy,proto3" json:"proxy,omitempty"`
+	ProxyCredentialsFile string `protobuf:"bytes,6,opt,name=proxy_credentials_file,json=proxyCredentialsFile,proto3" json:"proxy_credentials_file,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *Carrier) Reset() {
+	*x = Carrier{}
+	mi := &file_links_v1_links_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Carrier) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Carrier) ProtoMessage() {}
+
+func (x *Carrier) ProtoReflect() protoreflect.Message {
+	mi := &file_links_v1_links_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Carrier.ProtoReflect.Descriptor instead.
+func (*Carrier) Descriptor() ([]byte, []int) {
+	return file_links_v1_links_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Carrier) GetTokenFile() string {
+	if x != nil {
+		return x.TokenFile
+	}
+	return ""
+}
+
+func (x *Carrier) GetTokenName() string {
+	if x != nil {
+		return x.TokenName
+	}
+	return ""
+}
+
+func (x *Carrier) GetDial() string {
+	if x != nil {
+		return x.Dial
+	}
+	return ""
+}
+
+func (x *Carrier) GetPin() string {
+	if x != nil {
+		return x.Pin
+	}
+	return ""
+}
+
+func (x *Carrier) GetProxy() string {
+	if x != nil {
+		return x.Proxy
+	}
+	return ""
+}
+
+func (x *Carrier) GetProxyCredentialsFile() string {
+	if x != nil {
+		return x.ProxyCredentialsFile
+	}
+	return ""
+}
+
 // BFD are the timers of a session (RFC 5880).
 type BFD struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -364,7 +525,7 @@ type BFD struct {
 
 func (x *BFD) Reset() {
 	*x = BFD{}
-	mi := &file_links_v1_links_proto_msgTypes[3]
+	mi := &file_links_v1_links_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -376,7 +537,7 @@ func (x *BFD) String() string {
 func (*BFD) ProtoMessage() {}
 
 func (x *BFD) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[3]
+	mi := &file_links_v1_links_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -389,7 +550,7 @@ func (x *BFD) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BFD.ProtoReflect.Descriptor instead.
 func (*BFD) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{3}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *BFD) GetIntervalMs() int32 {
@@ -433,7 +594,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_links_v1_links_proto_msgTypes[4]
+	mi := &file_links_v1_links_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -445,7 +606,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[4]
+	mi := &file_links_v1_links_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -458,7 +619,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{4}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Session) GetBfd() *BFD {
@@ -576,14 +737,16 @@ type Tunnel struct {
 	// Keepalive in seconds; 0 is off.
 	Keepalive int32 `protobuf:"varint,13,opt,name=keepalive,proto3" json:"keepalive,omitempty"`
 	// Bfd is the session between the link-local addresses; none in a plan of an older fabric-site.
-	Bfd           *BFD `protobuf:"bytes,14,opt,name=bfd,proto3" json:"bfd,omitempty"`
+	Bfd *BFD `protobuf:"bytes,14,opt,name=bfd,proto3" json:"bfd,omitempty"`
+	// Carrier is how the packets of kind "tls" travel; none with other kinds.
+	Carrier       *Carrier `protobuf:"bytes,20,opt,name=carrier,proto3" json:"carrier,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Tunnel) Reset() {
 	*x = Tunnel{}
-	mi := &file_links_v1_links_proto_msgTypes[5]
+	mi := &file_links_v1_links_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -595,7 +758,7 @@ func (x *Tunnel) String() string {
 func (*Tunnel) ProtoMessage() {}
 
 func (x *Tunnel) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[5]
+	mi := &file_links_v1_links_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -608,7 +771,7 @@ func (x *Tunnel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tunnel.ProtoReflect.Descriptor instead.
 func (*Tunnel) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{5}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Tunnel) GetDevice() string {
@@ -709,6 +872,13 @@ func (x *Tunnel) GetBfd() *BFD {
 	return nil
 }
 
+func (x *Tunnel) GetCarrier() *Carrier {
+	if x != nil {
+		return x.Carrier
+	}
+	return nil
+}
+
 // RemoteVTEP is another gateway's tunnel endpoint and the ways to it.
 type RemoteVTEP struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -724,7 +894,7 @@ type RemoteVTEP struct {
 
 func (x *RemoteVTEP) Reset() {
 	*x = RemoteVTEP{}
-	mi := &file_links_v1_links_proto_msgTypes[6]
+	mi := &file_links_v1_links_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -736,7 +906,7 @@ func (x *RemoteVTEP) String() string {
 func (*RemoteVTEP) ProtoMessage() {}
 
 func (x *RemoteVTEP) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[6]
+	mi := &file_links_v1_links_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -749,7 +919,7 @@ func (x *RemoteVTEP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoteVTEP.ProtoReflect.Descriptor instead.
 func (*RemoteVTEP) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{6}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RemoteVTEP) GetGateway() string {
@@ -794,7 +964,7 @@ type NextHop struct {
 
 func (x *NextHop) Reset() {
 	*x = NextHop{}
-	mi := &file_links_v1_links_proto_msgTypes[7]
+	mi := &file_links_v1_links_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -806,7 +976,7 @@ func (x *NextHop) String() string {
 func (*NextHop) ProtoMessage() {}
 
 func (x *NextHop) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[7]
+	mi := &file_links_v1_links_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -819,7 +989,7 @@ func (x *NextHop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextHop.ProtoReflect.Descriptor instead.
 func (*NextHop) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{7}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *NextHop) GetId() uint32 {
@@ -866,7 +1036,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_links_v1_links_proto_msgTypes[8]
+	mi := &file_links_v1_links_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -878,7 +1048,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[8]
+	mi := &file_links_v1_links_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -891,7 +1061,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{8}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ApplyRequest) GetPlan() *Plan {
@@ -914,7 +1084,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_links_v1_links_proto_msgTypes[9]
+	mi := &file_links_v1_links_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -926,7 +1096,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[9]
+	mi := &file_links_v1_links_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -939,7 +1109,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{9}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ApplyResponse) GetDigest() string {
@@ -971,7 +1141,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_links_v1_links_proto_msgTypes[10]
+	mi := &file_links_v1_links_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1153,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[10]
+	mi := &file_links_v1_links_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1166,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{10}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{12}
 }
 
 type GetResponse struct {
@@ -1008,7 +1178,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_links_v1_links_proto_msgTypes[11]
+	mi := &file_links_v1_links_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1020,7 +1190,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[11]
+	mi := &file_links_v1_links_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1033,7 +1203,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{11}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetResponse) GetState() *State {
@@ -1051,7 +1221,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_links_v1_links_proto_msgTypes[12]
+	mi := &file_links_v1_links_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1233,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[12]
+	mi := &file_links_v1_links_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1246,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{12}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{14}
 }
 
 type DrainRequest struct {
@@ -1090,7 +1260,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_links_v1_links_proto_msgTypes[13]
+	mi := &file_links_v1_links_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1102,7 +1272,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[13]
+	mi := &file_links_v1_links_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1115,7 +1285,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{13}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DrainRequest) GetDevice() string {
@@ -1140,7 +1310,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_links_v1_links_proto_msgTypes[14]
+	mi := &file_links_v1_links_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1152,7 +1322,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[14]
+	mi := &file_links_v1_links_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1165,7 +1335,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{14}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{16}
 }
 
 type WatchResponse struct {
@@ -1177,7 +1347,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_links_v1_links_proto_msgTypes[15]
+	mi := &file_links_v1_links_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1189,7 +1359,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[15]
+	mi := &file_links_v1_links_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1202,7 +1372,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{15}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WatchResponse) GetState() *State {
@@ -1236,7 +1406,7 @@ type State struct {
 
 func (x *State) Reset() {
 	*x = State{}
-	mi := &file_links_v1_links_proto_msgTypes[16]
+	mi := &file_links_v1_links_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1248,7 +1418,7 @@ func (x *State) String() string {
 func (*State) ProtoMessage() {}
 
 func (x *State) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[16]
+	mi := &file_links_v1_links_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1261,7 +1431,7 @@ func (x *State) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use State.ProtoReflect.Descriptor instead.
 func (*State) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{16}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *State) GetGateway() string {
@@ -1354,7 +1524,7 @@ type SetState struct {
 
 func (x *SetState) Reset() {
 	*x = SetState{}
-	mi := &file_links_v1_links_proto_msgTypes[17]
+	mi := &file_links_v1_links_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1366,7 +1536,7 @@ func (x *SetState) String() string {
 func (*SetState) ProtoMessage() {}
 
 func (x *SetState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[17]
+	mi := &file_links_v1_links_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1379,7 +1549,7 @@ func (x *SetState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetState.ProtoReflect.Descriptor instead.
 func (*SetState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{17}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SetState) GetId() uint32 {
@@ -1477,7 +1647,7 @@ type SessionState struct {
 
 func (x *SessionState) Reset() {
 	*x = SessionState{}
-	mi := &file_links_v1_links_proto_msgTypes[18]
+	mi := &file_links_v1_links_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1659,7 @@ func (x *SessionState) String() string {
 func (*SessionState) ProtoMessage() {}
 
 func (x *SessionState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[18]
+	mi := &file_links_v1_links_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1672,7 @@ func (x *SessionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionState.ProtoReflect.Descriptor instead.
 func (*SessionState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{18}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SessionState) GetName() string {
@@ -1691,7 +1861,7 @@ type TunnelState struct {
 
 func (x *TunnelState) Reset() {
 	*x = TunnelState{}
-	mi := &file_links_v1_links_proto_msgTypes[19]
+	mi := &file_links_v1_links_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1703,7 +1873,7 @@ func (x *TunnelState) String() string {
 func (*TunnelState) ProtoMessage() {}
 
 func (x *TunnelState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[19]
+	mi := &file_links_v1_links_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1716,7 +1886,7 @@ func (x *TunnelState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelState.ProtoReflect.Descriptor instead.
 func (*TunnelState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{19}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TunnelState) GetDevice() string {
@@ -1860,7 +2030,7 @@ type VTEPState struct {
 
 func (x *VTEPState) Reset() {
 	*x = VTEPState{}
-	mi := &file_links_v1_links_proto_msgTypes[20]
+	mi := &file_links_v1_links_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1872,7 +2042,7 @@ func (x *VTEPState) String() string {
 func (*VTEPState) ProtoMessage() {}
 
 func (x *VTEPState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[20]
+	mi := &file_links_v1_links_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1885,7 +2055,7 @@ func (x *VTEPState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VTEPState.ProtoReflect.Descriptor instead.
 func (*VTEPState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{20}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *VTEPState) GetGateway() string {
@@ -1940,7 +2110,7 @@ type NextHopState struct {
 
 func (x *NextHopState) Reset() {
 	*x = NextHopState{}
-	mi := &file_links_v1_links_proto_msgTypes[21]
+	mi := &file_links_v1_links_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1952,7 +2122,7 @@ func (x *NextHopState) String() string {
 func (*NextHopState) ProtoMessage() {}
 
 func (x *NextHopState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[21]
+	mi := &file_links_v1_links_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1965,7 +2135,7 @@ func (x *NextHopState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextHopState.ProtoReflect.Descriptor instead.
 func (*NextHopState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{21}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NextHopState) GetId() uint32 {
@@ -2013,7 +2183,7 @@ func (x *NextHopState) GetReason() string {
 // ObjectState is one object on the host.
 type ObjectState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Kind is "plan", "tunnel process", "link", "sysctl", "address", "wireguard", "route", "next hop", "next-hop set" or "bfd session".
+	// Kind is "plan", "tunnel process", "tls listener", "link", "sysctl", "address", "wireguard", "route", "next hop", "next-hop set" or "bfd session".
 	Kind   string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	Name   string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Status Status `protobuf:"varint,3,opt,name=status,proto3,enum=links.v1.Status" json:"status,omitempty"`
@@ -2025,7 +2195,7 @@ type ObjectState struct {
 
 func (x *ObjectState) Reset() {
 	*x = ObjectState{}
-	mi := &file_links_v1_links_proto_msgTypes[22]
+	mi := &file_links_v1_links_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2037,7 +2207,7 @@ func (x *ObjectState) String() string {
 func (*ObjectState) ProtoMessage() {}
 
 func (x *ObjectState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[22]
+	mi := &file_links_v1_links_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2050,7 +2220,7 @@ func (x *ObjectState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectState.ProtoReflect.Descriptor instead.
 func (*ObjectState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{22}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ObjectState) GetKind() string {
@@ -2085,7 +2255,7 @@ var File_links_v1_links_proto protoreflect.FileDescriptor
 
 const file_links_v1_links_proto_rawDesc = "" +
 	"\n" +
-	"\x14links/v1/links.proto\x12\blinks.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\x02\n" +
+	"\x14links/v1/links.proto\x12\blinks.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x96\x03\n" +
 	"\x04Plan\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x05R\aversion\x12\x16\n" +
 	"\x06fabric\x18\x02 \x01(\tR\x06fabric\x12\x18\n" +
@@ -2098,7 +2268,8 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\x04sets\x18\t \x03(\v2\x14.links.v1.NextHopSetR\x04sets\x12\x1d\n" +
 	"\n" +
 	"sets_whole\x18\n" +
-	" \x01(\bR\tsetsWhole\"e\n" +
+	" \x01(\bR\tsetsWhole\x12.\n" +
+	"\blistener\x18\x14 \x01(\v2\x12.links.v1.ListenerR\blistener\"e\n" +
 	"\n" +
 	"NextHopSet\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x10\n" +
@@ -2109,7 +2280,20 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x18\n" +
 	"\asession\x18\x03 \x01(\tR\asession\x12\x12\n" +
-	"\x04vtep\x18\x04 \x01(\tR\x04vtep\"F\n" +
+	"\x04vtep\x18\x04 \x01(\tR\x04vtep\"d\n" +
+	"\bListener\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\x05R\x04port\x12)\n" +
+	"\x10certificate_file\x18\x02 \x01(\tR\x0fcertificateFile\x12\x19\n" +
+	"\bkey_file\x18\x03 \x01(\tR\akeyFile\"\xb9\x01\n" +
+	"\aCarrier\x12\x1d\n" +
+	"\n" +
+	"token_file\x18\x01 \x01(\tR\ttokenFile\x12\x1d\n" +
+	"\n" +
+	"token_name\x18\x02 \x01(\tR\ttokenName\x12\x12\n" +
+	"\x04dial\x18\x03 \x01(\tR\x04dial\x12\x10\n" +
+	"\x03pin\x18\x04 \x01(\tR\x03pin\x12\x14\n" +
+	"\x05proxy\x18\x05 \x01(\tR\x05proxy\x124\n" +
+	"\x16proxy_credentials_file\x18\x06 \x01(\tR\x14proxyCredentialsFile\"F\n" +
 	"\x03BFD\x12\x1f\n" +
 	"\vinterval_ms\x18\x01 \x01(\x05R\n" +
 	"intervalMs\x12\x1e\n" +
@@ -2131,7 +2315,7 @@ const file_links_v1_links_proto_rawDesc = "" +
 	" \x01(\x05R\x06minTtl\x12\x12\n" +
 	"\x04auth\x18\v \x01(\tR\x04auth\x12\x15\n" +
 	"\x06key_id\x18\f \x01(\x05R\x05keyId\x12\x19\n" +
-	"\bkey_file\x18\r \x01(\tR\akeyFile\"\x96\x03\n" +
+	"\bkey_file\x18\r \x01(\tR\akeyFile\"\xc3\x03\n" +
 	"\x06Tunnel\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -2150,7 +2334,8 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"public_key\x18\v \x01(\tR\tpublicKey\x12(\n" +
 	"\x10private_key_file\x18\f \x01(\tR\x0eprivateKeyFile\x12\x1c\n" +
 	"\tkeepalive\x18\r \x01(\x05R\tkeepalive\x12\x1f\n" +
-	"\x03bfd\x18\x0e \x01(\v2\r.links.v1.BFDR\x03bfd\"n\n" +
+	"\x03bfd\x18\x0e \x01(\v2\r.links.v1.BFDR\x03bfd\x12+\n" +
+	"\acarrier\x18\x14 \x01(\v2\x11.links.v1.CarrierR\acarrier\"n\n" +
 	"\n" +
 	"RemoteVTEP\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x12\n" +
@@ -2294,78 +2479,82 @@ func file_links_v1_links_proto_rawDescGZIP() []byte {
 }
 
 var file_links_v1_links_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_links_v1_links_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_links_v1_links_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_links_v1_links_proto_goTypes = []any{
 	(Status)(0),                   // 0: links.v1.Status
 	(*Plan)(nil),                  // 1: links.v1.Plan
 	(*NextHopSet)(nil),            // 2: links.v1.NextHopSet
 	(*Leg)(nil),                   // 3: links.v1.Leg
-	(*BFD)(nil),                   // 4: links.v1.BFD
-	(*Session)(nil),               // 5: links.v1.Session
-	(*Tunnel)(nil),                // 6: links.v1.Tunnel
-	(*RemoteVTEP)(nil),            // 7: links.v1.RemoteVTEP
-	(*NextHop)(nil),               // 8: links.v1.NextHop
-	(*ApplyRequest)(nil),          // 9: links.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 10: links.v1.ApplyResponse
-	(*GetRequest)(nil),            // 11: links.v1.GetRequest
-	(*GetResponse)(nil),           // 12: links.v1.GetResponse
-	(*WatchRequest)(nil),          // 13: links.v1.WatchRequest
-	(*DrainRequest)(nil),          // 14: links.v1.DrainRequest
-	(*DrainResponse)(nil),         // 15: links.v1.DrainResponse
-	(*WatchResponse)(nil),         // 16: links.v1.WatchResponse
-	(*State)(nil),                 // 17: links.v1.State
-	(*SetState)(nil),              // 18: links.v1.SetState
-	(*SessionState)(nil),          // 19: links.v1.SessionState
-	(*TunnelState)(nil),           // 20: links.v1.TunnelState
-	(*VTEPState)(nil),             // 21: links.v1.VTEPState
-	(*NextHopState)(nil),          // 22: links.v1.NextHopState
-	(*ObjectState)(nil),           // 23: links.v1.ObjectState
-	nil,                           // 24: links.v1.SessionState.DroppedEntry
-	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
+	(*Listener)(nil),              // 4: links.v1.Listener
+	(*Carrier)(nil),               // 5: links.v1.Carrier
+	(*BFD)(nil),                   // 6: links.v1.BFD
+	(*Session)(nil),               // 7: links.v1.Session
+	(*Tunnel)(nil),                // 8: links.v1.Tunnel
+	(*RemoteVTEP)(nil),            // 9: links.v1.RemoteVTEP
+	(*NextHop)(nil),               // 10: links.v1.NextHop
+	(*ApplyRequest)(nil),          // 11: links.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 12: links.v1.ApplyResponse
+	(*GetRequest)(nil),            // 13: links.v1.GetRequest
+	(*GetResponse)(nil),           // 14: links.v1.GetResponse
+	(*WatchRequest)(nil),          // 15: links.v1.WatchRequest
+	(*DrainRequest)(nil),          // 16: links.v1.DrainRequest
+	(*DrainResponse)(nil),         // 17: links.v1.DrainResponse
+	(*WatchResponse)(nil),         // 18: links.v1.WatchResponse
+	(*State)(nil),                 // 19: links.v1.State
+	(*SetState)(nil),              // 20: links.v1.SetState
+	(*SessionState)(nil),          // 21: links.v1.SessionState
+	(*TunnelState)(nil),           // 22: links.v1.TunnelState
+	(*VTEPState)(nil),             // 23: links.v1.VTEPState
+	(*NextHopState)(nil),          // 24: links.v1.NextHopState
+	(*ObjectState)(nil),           // 25: links.v1.ObjectState
+	nil,                           // 26: links.v1.SessionState.DroppedEntry
+	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
 }
 var file_links_v1_links_proto_depIdxs = []int32{
-	6,  // 0: links.v1.Plan.tunnels:type_name -> links.v1.Tunnel
-	7,  // 1: links.v1.Plan.vteps:type_name -> links.v1.RemoteVTEP
-	8,  // 2: links.v1.Plan.next_hops:type_name -> links.v1.NextHop
-	5,  // 3: links.v1.Plan.sessions:type_name -> links.v1.Session
+	8,  // 0: links.v1.Plan.tunnels:type_name -> links.v1.Tunnel
+	9,  // 1: links.v1.Plan.vteps:type_name -> links.v1.RemoteVTEP
+	10, // 2: links.v1.Plan.next_hops:type_name -> links.v1.NextHop
+	7,  // 3: links.v1.Plan.sessions:type_name -> links.v1.Session
 	2,  // 4: links.v1.Plan.sets:type_name -> links.v1.NextHopSet
-	3,  // 5: links.v1.NextHopSet.legs:type_name -> links.v1.Leg
-	4,  // 6: links.v1.Session.bfd:type_name -> links.v1.BFD
-	4,  // 7: links.v1.Tunnel.bfd:type_name -> links.v1.BFD
-	1,  // 8: links.v1.ApplyRequest.plan:type_name -> links.v1.Plan
-	23, // 9: links.v1.ApplyResponse.objects:type_name -> links.v1.ObjectState
-	18, // 10: links.v1.ApplyResponse.sets:type_name -> links.v1.SetState
-	17, // 11: links.v1.GetResponse.state:type_name -> links.v1.State
-	17, // 12: links.v1.WatchResponse.state:type_name -> links.v1.State
-	25, // 13: links.v1.State.started:type_name -> google.protobuf.Timestamp
-	20, // 14: links.v1.State.tunnels:type_name -> links.v1.TunnelState
-	21, // 15: links.v1.State.vteps:type_name -> links.v1.VTEPState
-	22, // 16: links.v1.State.next_hops:type_name -> links.v1.NextHopState
-	23, // 17: links.v1.State.problems:type_name -> links.v1.ObjectState
-	19, // 18: links.v1.State.sessions:type_name -> links.v1.SessionState
-	18, // 19: links.v1.State.sets:type_name -> links.v1.SetState
-	25, // 20: links.v1.SessionState.since:type_name -> google.protobuf.Timestamp
-	26, // 21: links.v1.SessionState.tx_interval:type_name -> google.protobuf.Duration
-	26, // 22: links.v1.SessionState.detection:type_name -> google.protobuf.Duration
-	24, // 23: links.v1.SessionState.dropped:type_name -> links.v1.SessionState.DroppedEntry
-	25, // 24: links.v1.TunnelState.since:type_name -> google.protobuf.Timestamp
-	25, // 25: links.v1.TunnelState.last_handshake:type_name -> google.protobuf.Timestamp
-	25, // 26: links.v1.VTEPState.since:type_name -> google.protobuf.Timestamp
-	0,  // 27: links.v1.ObjectState.status:type_name -> links.v1.Status
-	9,  // 28: links.v1.LinksService.Apply:input_type -> links.v1.ApplyRequest
-	11, // 29: links.v1.LinksService.Get:input_type -> links.v1.GetRequest
-	13, // 30: links.v1.LinksService.Watch:input_type -> links.v1.WatchRequest
-	14, // 31: links.v1.LinksService.Drain:input_type -> links.v1.DrainRequest
-	10, // 32: links.v1.LinksService.Apply:output_type -> links.v1.ApplyResponse
-	12, // 33: links.v1.LinksService.Get:output_type -> links.v1.GetResponse
-	16, // 34: links.v1.LinksService.Watch:output_type -> links.v1.WatchResponse
-	15, // 35: links.v1.LinksService.Drain:output_type -> links.v1.DrainResponse
-	32, // [32:36] is the sub-list for method output_type
-	28, // [28:32] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	4,  // 5: links.v1.Plan.listener:type_name -> links.v1.Listener
+	3,  // 6: links.v1.NextHopSet.legs:type_name -> links.v1.Leg
+	6,  // 7: links.v1.Session.bfd:type_name -> links.v1.BFD
+	6,  // 8: links.v1.Tunnel.bfd:type_name -> links.v1.BFD
+	5,  // 9: links.v1.Tunnel.carrier:type_name -> links.v1.Carrier
+	1,  // 10: links.v1.ApplyRequest.plan:type_name -> links.v1.Plan
+	25, // 11: links.v1.ApplyResponse.objects:type_name -> links.v1.ObjectState
+	20, // 12: links.v1.ApplyResponse.sets:type_name -> links.v1.SetState
+	19, // 13: links.v1.GetResponse.state:type_name -> links.v1.State
+	19, // 14: links.v1.WatchResponse.state:type_name -> links.v1.State
+	27, // 15: links.v1.State.started:type_name -> google.protobuf.Timestamp
+	22, // 16: links.v1.State.tunnels:type_name -> links.v1.TunnelState
+	23, // 17: links.v1.State.vteps:type_name -> links.v1.VTEPState
+	24, // 18: links.v1.State.next_hops:type_name -> links.v1.NextHopState
+	25, // 19: links.v1.State.problems:type_name -> links.v1.ObjectState
+	21, // 20: links.v1.State.sessions:type_name -> links.v1.SessionState
+	20, // 21: links.v1.State.sets:type_name -> links.v1.SetState
+	27, // 22: links.v1.SessionState.since:type_name -> google.protobuf.Timestamp
+	28, // 23: links.v1.SessionState.tx_interval:type_name -> google.protobuf.Duration
+	28, // 24: links.v1.SessionState.detection:type_name -> google.protobuf.Duration
+	26, // 25: links.v1.SessionState.dropped:type_name -> links.v1.SessionState.DroppedEntry
+	27, // 26: links.v1.TunnelState.since:type_name -> google.protobuf.Timestamp
+	27, // 27: links.v1.TunnelState.last_handshake:type_name -> google.protobuf.Timestamp
+	27, // 28: links.v1.VTEPState.since:type_name -> google.protobuf.Timestamp
+	0,  // 29: links.v1.ObjectState.status:type_name -> links.v1.Status
+	11, // 30: links.v1.LinksService.Apply:input_type -> links.v1.ApplyRequest
+	13, // 31: links.v1.LinksService.Get:input_type -> links.v1.GetRequest
+	15, // 32: links.v1.LinksService.Watch:input_type -> links.v1.WatchRequest
+	16, // 33: links.v1.LinksService.Drain:input_type -> links.v1.DrainRequest
+	12, // 34: links.v1.LinksService.Apply:output_type -> links.v1.ApplyResponse
+	14, // 35: links.v1.LinksService.Get:output_type -> links.v1.GetResponse
+	18, // 36: links.v1.LinksService.Watch:output_type -> links.v1.WatchResponse
+	17, // 37: links.v1.LinksService.Drain:output_type -> links.v1.DrainResponse
+	34, // [34:38] is the sub-list for method output_type
+	30, // [30:34] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_links_v1_links_proto_init() }
@@ -2379,7 +2568,7 @@ func file_links_v1_links_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_links_v1_links_proto_rawDesc), len(file_links_v1_links_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   24,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
