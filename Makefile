@@ -69,6 +69,10 @@ test-vm: ## the kernel's tests and the demo on Debian's kernel with VRF devices 
 bench-bfd: deps ## 50, 200, 500 BFD sessions: CPU, memory, false Downs beside FRR's bfdd, as JSON (7 min)
 	$(GO) run ./lab/bench bfd
 
+.PHONY: bench-failover
+bench-failover: deps ## tunnels and third-party paths fail: longest gap, resets, messages, beside FRR and BIRD, as JSON (25 min)
+	$(GO) run ./lab/bench failover
+
 .PHONY: deb
 deb: ## Debian packages for amd64 and arm64 into dist/
 	@VERSION= sh systemd/packaging/build.sh dist
