@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 )
 
@@ -41,6 +40,17 @@ func failoverTunnel(ctx context.Context, p programs, t tunnelTrials) (f tunnelFi
 			f.gaps[last], f.switchMessages[last], f.returnLost[last], f.returnMessages[last], f.returnSeconds[last], f.late[last])
 	}
 	return f, nil
+}
+
+// add appends the figures of more trials.
+func (f *tunnelFigures) add(g tunnelFigures) {
+	f.gaps = append(f.gaps, g.gaps...)
+	f.switchMessages = append(f.switchMessages, g.switchMessages...)
+	f.returnMessages = append(f.returnMessages, g.returnMessages...)
+	f.returnLost = append(f.returnLost, g.returnLost...)
+	f.returnSeconds = append(f.returnSeconds, g.returnSeconds...)
+	f.late = append(f.late, g.late...)
+	f.resets += g.resets
 }
 
 func (f *tunnelFigures) trial(ctx context.Context, w *pair, t tunnelTrials, fresh bool) error {
@@ -168,7 +178,10 @@ func benchFailover(ctx context.Context, args []string, out *json.Encoder) error 
 	if *trials < 1 || *pathTrials < 1 || *prefixes < 1 || *prefixes > announcedSlots {
 		return wrong(fs, "-trials, -path-trials and -prefixes: from 1 on, %d prefixes at most", announcedSlots)
 	}
-	list := strings.Split(*kinds, ",")
+	list, err := words(*kinds, tunnelKinds...)
+	if err != nil {
+		return wrong(fs, "-tunnels: %v", err)
+	}
 	if len(list) < 2 {
 		return wrong(fs, "-tunnels %q: failover takes two", *kinds)
 	}

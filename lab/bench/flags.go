@@ -68,3 +68,6 @@ func prepare(ctx context.Context) (dir string, p programs, err error) {
 	}
 	return dir, p, err
 }
+
+// tunnelKinds are the kinds of tunnels that can be measured.
+var tunnelKinds = []string{"wireguard"}

@@ -239,21 +239,3 @@ func parseFRR(out []byte, neighbour netip.Addr) (int, error) {
 	}
 	return p.Received, nil
 }
-
-// receivedAll waits until each session has brought that many prefixes.
-func receivedAll(ctx context.Context, limit time.Duration, r interface {
-	received(context.Context, session) (int, error)
-}, n int, sessions ...session) error {
-	for _, s := range sessions {
-		if err := until(ctx, limit, fmt.Sprintf("%d prefixes from %v", n, s.remote), func() error {
-			got, err := r.received(ctx, s)
-			if err == nil && got < n {
-				err = fmt.Errorf("%d of %d", got, n)
-			}
-			return err
-		}); err != nil {
-			return err
-		}
-	}
-	return nil
-}

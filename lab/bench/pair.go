@@ -273,18 +273,7 @@ func (p *pair) flaps(ctx context.Context) (n int, err error) {
 }
 
 // downs is how often BFD sessions of both gateways went down.
-func (p *pair) downs(ctx context.Context) (n int, err error) {
-	for _, g := range []*gateway{p.a, p.b} {
-		s, err := g.state(ctx)
-		if err != nil {
-			return 0, err
-		}
-		for _, b := range s.Sessions {
-			n += int(b.Downs)
-		}
-	}
-	return n, nil
-}
+func (p *pair) downs(ctx context.Context) (int, error) { return bfdDowns(ctx, p.a, p.b) }
 
 // onFirst is nil when both ends use the first tunnel, or the other if not first.
 func (p *pair) onFirst(ctx context.Context, first bool) error {

@@ -277,6 +277,14 @@ func failoverPath(ctx context.Context, p programs, who string, prefixes, trials 
 	return f, nil
 }
 
+// add appends the figures of more trials.
+func (f *pathFigures) add(g pathFigures) {
+	f.moved = append(f.moved, g.moved...)
+	f.gaps = append(f.gaps, g.gaps...)
+	f.messages = append(f.messages, g.messages...)
+	f.late = append(f.late, g.late...)
+}
+
 func (f *pathFigures) trial(ctx context.Context, x *paths, prefixes int) error {
 	if err := x.settled(ctx, prefixes); err != nil {
 		return err

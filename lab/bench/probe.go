@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -35,8 +34,7 @@ const (
 // receives from other probes.
 type probe struct {
 	*process
-	in      io.WriteCloser
-	out     io.Closer
+	in      io.Writer
 	answers *json.Decoder
 	name    string
 }
@@ -87,13 +85,13 @@ func startProbe(n *node, local netip.Addr, perSecond int, to ...netip.Addr) (*pr
 	for i, a := range to {
 		words[i] = a.String()
 	}
-	p, err := startProcess(filepath.Join(n.dir, probeCommand+".log"), inRead, outWrite,
-		n.argv(self, probeCommand, "-local", local.String(), "-to", strings.Join(words, ","), "-pps", fmt.Sprint(perSecond))...)
+	p, err := n.startWith(probeCommand, inRead, outWrite,
+		self, probeCommand, "-local", local.String(), "-to", strings.Join(words, ","), "-pps", fmt.Sprint(perSecond))
 	if err != nil {
 		_, _ = inWrite.Close(), outRead.Close()
 		return nil, err
 	}
-	return &probe{process: p, in: inWrite, out: outRead, answers: json.NewDecoder(outRead), name: n.name}, nil
+	return &probe{process: p, in: inWrite, answers: json.NewDecoder(outRead), name: n.name}, nil
 }
 
 func (p *probe) ask(q probeQuery) (r probeReport, err error) {
@@ -111,12 +109,6 @@ func (p *probe) mark() error { _, err := p.ask(probeQuery{Mark: true}); return e
 
 // report is what was received since the mark.
 func (p *probe) report() (probeReport, error) { return p.ask(probeQuery{}) }
-
-func (p *probe) close() {
-	_ = p.in.Close()
-	p.process.close()
-	_ = p.out.Close()
-}
 
 // markAll and reportAll are for several probes; the latter adds up what was lost and takes the longest gap.
 func markAll(probes ...*probe) error {
@@ -202,10 +194,10 @@ func (a *arrivals) answer(q probeQuery) probeReport {
 func summarise(last, log []arrival, flows int, q probeQuery, now int64) probeReport {
 	r := probeReport{Flows: flows}
 	type state struct {
-		before, highest  uint64 // sequence numbers
-		at, first, moved int64
-		seen             int
-		known            bool
+		before, highest uint64 // sequence numbers
+		at, moved       int64
+		seen            int
+		known           bool
 	}
 	states := make([]state, flows)
 	for i, v := range last {

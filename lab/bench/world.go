@@ -122,9 +122,17 @@ func (n *node) output(ctx context.Context, argv ...string) (string, error) {
 	return out.String(), nil
 }
 
+// niceness of all programs in nodes, those under test and those around them alike: other work on the machine is not what is measured.
+const niceness = "-10"
+
 // startProcess starts a program in the node; its log is NAME.log in the node's folder.
 func (n *node) startProcess(name string, argv ...string) (*process, error) {
-	return startProcess(filepath.Join(n.dir, name+".log"), nil, nil, n.argv(argv...)...)
+	return n.startWith(name, nil, nil, argv...)
+}
+
+// startWith is startProcess with standard input and output, if not nil.
+func (n *node) startWith(name string, in io.Reader, out io.Writer, argv ...string) (*process, error) {
+	return startProcess(filepath.Join(n.dir, name+".log"), in, out, n.argv(append([]string{"nice", "-n", niceness}, argv...)...)...)
 }
 
 // within runs f on a thread that is in the node's network namespace: sockets that it opens belong there for good.
@@ -147,7 +155,7 @@ func (n *node) within(f func() error) error {
 
 // join makes a veth pair between devices of two nodes, both up.
 func join(ctx context.Context, a *node, deviceA string, b *node, deviceB string) error {
-	if err := command(ctx, "", "ip", "-netns", a.space, "link", "add", deviceA, "type", "veth", "peer", "name", deviceB, "netns", b.space); err != nil {
+	if err := command(ctx, "", "ip", "-netns", a.space, "link", "add", "name", deviceA, "type", "veth", "peer", "name", deviceB, "netns", b.space); err != nil {
 		return err
 	}
 	for n, device := range map[*node]string{a: deviceA, b: deviceB} {
