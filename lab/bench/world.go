@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 )
 
 // world is some nodes joined by veth pairs, and a folder.
@@ -135,18 +134,28 @@ func (n *node) startWith(name string, in io.Reader, out io.Writer, argv ...strin
 	return startProcess(filepath.Join(n.dir, name+".log"), in, out, n.argv(append([]string{"nice", "-n", niceness}, argv...)...)...)
 }
 
-// within runs f on a thread that is in the node's network namespace: sockets that it opens belong there for good.
+// within runs f on a thread that is in the node's network namespace: sockets that it opens belong there for good. The thread goes back
+// afterwards: it may be the process's first, whose namespace is the process's to everybody who looks, such as ip netns pids.
 func (n *node) within(f func() error) error {
 	failed := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with this function
+		runtime.LockOSThread()
+		before, err := netns.Get()
+		if err != nil {
+			failed <- err
+			return // the thread ends with this function: it is not unlocked
+		}
+		defer func() { _ = before.Close() }()
 		ns, err := netns.GetFromName(n.space)
 		if err == nil {
 			defer func() { _ = ns.Close() }()
-			err = unix.Setns(int(ns), unix.CLONE_NEWNET)
+			err = netns.Set(ns)
 		}
 		if err == nil {
 			err = f()
+		}
+		if back := netns.Set(before); back == nil {
+			runtime.UnlockOSThread()
 		}
 		failed <- err
 	}()
@@ -209,7 +218,7 @@ func empty(ctx context.Context, space string) error {
 		}
 		alive := false
 		for _, word := range strings.Fields(string(out)) {
-			if pid, err := strconv.Atoi(word); err == nil && syscall.Kill(pid, syscall.SIGKILL) == nil {
+			if pid, err := strconv.Atoi(word); err == nil && pid != os.Getpid() && syscall.Kill(pid, syscall.SIGKILL) == nil {
 				alive = true
 			}
 		}
