@@ -69,6 +69,22 @@ test-vm: ## the kernel's tests and the demo on Debian's kernel with VRF devices 
 bench-bfd: deps ## 50, 200, 500 BFD sessions: CPU, memory, false Downs beside FRR's bfdd, as JSON (7 min)
 	$(GO) run ./lab/bench bfd
 
+.PHONY: bench-failover
+bench-failover: deps ## tunnels and third-party paths fail: longest gap, resets, messages, beside FRR and BIRD, as JSON (25 min)
+	$(GO) run ./lab/bench failover
+
+.PHONY: bench-restart
+bench-restart: deps ## fabric-site is stopped, killed and replaced ten times each under traffic: packets, routes, neighbours, as JSON (10 min)
+	$(GO) run ./lab/bench restart
+
+.PHONY: test-links
+test-links: deps ## short runs of failover, restart and packet loss compared with their limits (5 min)
+	$(GO) run ./lab/bench links-check
+
+.PHONY: soak
+soak: deps ## what takes long: a network that loses 1 % of all packets and forgets NAT flows for 5 min
+	$(GO) run ./lab/bench loss --duration 5m
+
 .PHONY: deb
 deb: ## Debian packages for amd64 and arm64 into dist/
 	@VERSION= sh systemd/packaging/build.sh dist

@@ -27,7 +27,7 @@ const (
 	// retryAfter is how long after a failure a server's start or a peer's password file is tried again.
 	retryAfter = 3 * time.Second
 	// deferralTime is how long a restarting speaker waits for all neighbours' End-of-RIB before it announces (RFC 4724
-	// section 4.1). GoBGP's default of 360 s would let one dead peer hold up all others.
+	// section 4.1), or the restart time if that is less. GoBGP's default of 360 s would let one dead peer hold up all others.
 	deferralTime = 30 * time.Second
 	// idleAfterReset is how long a session rests after a reset; GoBGP's default is 30 s.
 	idleAfterReset = 2 * time.Second
@@ -409,7 +409,7 @@ func (s *server) describe(n *neighbour) *api.Peer {
 		}},
 		Transport: &api.Transport{PassiveMode: p.Passive, RemotePort: uint32(p.Port), BindInterface: p.BindDevice},
 		GracefulRestart: &api.GracefulRestart{
-			Enabled: true, RestartTime: uint32(min(seconds(p.RestartTime), 4095)), DeferralTime: uint32(seconds(deferralTime)),
+			Enabled: true, RestartTime: uint32(min(seconds(p.RestartTime), 4095)), DeferralTime: uint32(seconds(min(deferralTime, p.RestartTime))),
 			LocalRestarting: n.warm,
 		},
 	}

@@ -22,7 +22,7 @@ import (
 
 // TestMain lets the test's binary be the bench: it starts itself as our engine, and tests start it to interrupt it.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && (os.Args[1] == engineCommand || os.Args[1] == "bfd") {
+	if len(os.Args) > 1 && (os.Args[1] == engineCommand || os.Args[1] == probeCommand || os.Args[1] == "bfd") {
 		main()
 		os.Exit(0)
 	}
@@ -74,7 +74,7 @@ func TestBFD(t *testing.T) {
 			t.Fatal(err)
 		}
 		who = append(who, r.Who)
-		if r.Bench != "bfd" || r.Params["interval_ms"] != 100 || r.Params["multiplier"] != 3 || r.Params["seconds"] != 1 {
+		if r.Bench != "bfd" || r.Params["interval_ms"] != 100.0 || r.Params["multiplier"] != 3.0 || r.Params["seconds"] != 1.0 {
 			t.Errorf("%+v", r)
 		}
 		if r.Who == "ratio" {
@@ -89,7 +89,7 @@ func TestBFD(t *testing.T) {
 			t.Errorf("metrics %v, want %v", names, want)
 		}
 		// 100 ms less 0 to 25 %, measured over a second: 8 to 15 packets, on a loaded machine.
-		n := float64(r.Params["sessions"])
+		n := r.Params["sessions"].(float64)
 		for _, m := range []string{"packets_per_second_in", "packets_per_second_out"} {
 			if v := r.Metrics[m]; v < 8*n || v > 15*n {
 				t.Errorf("%s with %v sessions: %s %v", r.Who, n, m, v)

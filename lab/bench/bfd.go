@@ -80,7 +80,7 @@ func benchBFD(ctx context.Context, args []string, out *json.Encoder) error {
 	}
 	sweep(ctx)
 	for _, n := range f.sessions {
-		params := map[string]int{"sessions": n, "interval_ms": intervalMs, "multiplier": multiplier, "seconds": f.seconds}
+		params := map[string]any{"sessions": n, "interval_ms": intervalMs, "multiplier": multiplier, "seconds": f.seconds}
 		cpu := map[string]float64{}
 		for _, who := range f.who {
 			m, err := measure(ctx, who, n, time.Duration(f.seconds)*time.Second, f.profile)

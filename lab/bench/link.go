@@ -18,7 +18,7 @@ import (
 
 const (
 	// prefix of namespaces and folders; the id of the bench's process follows.
-	prefix = "bench-bfd-"
+	prefix = "fabric-bench-"
 	device = "link0"
 	// cleanupLimit bounds what is done after the context has ended.
 	cleanupLimit = 20 * time.Second

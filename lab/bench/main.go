@@ -2,8 +2,12 @@
 // line; nothing of it is left afterwards, also on SIGINT and SIGTERM.
 //
 //	bench bfd [-sessions 50,200,500] [-seconds 60]   CPU, memory and false Downs of overlay/bfd and of FRR's bfdd
+//	bench failover [-trials 30] [-path-trials 5] …   how long traffic stops when a tunnel or a third-party path fails, beside FRR and BIRD
+//	bench loss [-duration 5m] …                      switches of tunnels where packets are lost and address translation forgets
+//	bench restart [-trials 10] …                     what restarts of fabric-site cost: packets, routes, withdrawals at neighbours
+//	bench links-check                                short runs of these, compared with their limits
 //
-// Exit codes: 0 measured, whatever the figures; 1 failed, 2 wrong usage.
+// Exit codes: 0 measured, whatever the figures but for links-check; 1 failed, or a limit of links-check missed, 2 wrong usage.
 package main
 
 import (
@@ -22,7 +26,7 @@ import (
 type result struct {
 	Bench   string             `json:"bench"`
 	Who     string             `json:"who"`
-	Params  map[string]int     `json:"params"`
+	Params  map[string]any     `json:"params"`
 	Metrics map[string]float64 `json:"metrics"`
 }
 
@@ -50,9 +54,19 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	switch command {
 	case "bfd":
 		return benchBFD(ctx, args[1:], json.NewEncoder(out))
+	case "failover":
+		return benchFailover(ctx, args[1:], json.NewEncoder(out))
+	case "loss":
+		return benchLoss(ctx, args[1:], json.NewEncoder(out))
+	case "restart":
+		return benchRestart(ctx, args[1:], json.NewEncoder(out))
+	case "links-check":
+		return linksCheck(ctx, args[1:], json.NewEncoder(out))
 	case engineCommand: // started by benchBFD only
 		return engineProcess(ctx, args[1:], in, out)
+	case probeCommand: // started by startProbe only
+		return probeProcess(ctx, args[1:], in, out)
 	}
-	fmt.Fprintln(os.Stderr, "usage: bench bfd [flags]; bench bfd -help lists them")
+	fmt.Fprintln(os.Stderr, "usage: bench bfd|failover|loss|restart|links-check [flags]; bench COMMAND -help lists them")
 	return errUsage
 }

@@ -13,23 +13,28 @@ import (
 	"time"
 )
 
-// process is a program at work in an end of a link.
+// process is a program at work in a namespace.
 type process struct {
 	cmd  *exec.Cmd
 	done chan struct{}
 	log  string
 }
 
-// start starts a program in an end of the link, in a process group of its own: an interrupt from the terminal is for the bench, which
-// ends it. What it says goes to a file in the link's folder.
+// start starts a program in an end of the link. What it says goes to a file in the link's folder.
 func (l *link) start(end int, name string, in io.Reader, out io.Writer, argv ...string) (*process, error) {
-	log, err := os.Create(filepath.Join(l.dir, name+".log"))
+	// ip netns exec becomes the program: the process is the program's.
+	return startProcess(filepath.Join(l.dir, name+".log"), in, out, append([]string{"ip", "netns", "exec", l.spaces[end]}, argv...)...)
+}
+
+// startProcess starts a program in a process group of its own: an interrupt from the terminal is for the bench, which ends it. What it
+// says is appended to a file; its standard output as well, without out.
+func startProcess(logFile string, in io.Reader, out io.Writer, argv ...string) (*process, error) {
+	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = log.Close() }()
-	// ip netns exec becomes the program: the process is the program's.
-	cmd := exec.Command("ip", append([]string{"netns", "exec", l.spaces[end]}, argv...)...)
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, log
 	if out == nil {
 		cmd.Stdout = log
