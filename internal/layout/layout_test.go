@@ -57,7 +57,7 @@ var mayImport = map[string][]string{
 	// Commands wire: flags, exit codes, printing.
 	"cmd/fabric-site": {
 		"cloud", "cloud/alibaba", "internal/api", "internal/check", "internal/config", "internal/kernel", "internal/kernel/linux", "internal/site",
-		"internal/version", "internal/web", "overlay/links",
+		"internal/version", "internal/web", "overlay/links", "proto/fabric/v1",
 	},
 	"systemd/packaging/gen":       {"systemd/packaging/gen/pages"},
 	"systemd/packaging/gen/pages": {},

@@ -254,8 +254,11 @@ var ttlPattern = regexp.MustCompile(`(?m)^\d+ bytes from .* ttl=(\d+) `)
 func ping(run on, address string) (int, error) {
 	out, err := run("ping", "-n", "-c", "2", "-i", "0.2", "-W", "1", address)
 	m := ttlPattern.FindSubmatch(out)
+	if m == nil && len(out) == 0 && err != nil {
+		return 0, err // it was not even sent
+	}
 	if m == nil {
-		return 0, errors.Join(errors.New("no answer"), err)
+		return 0, errors.New("no answer")
 	}
 	return strconv.Atoi(string(m[1]))
 }

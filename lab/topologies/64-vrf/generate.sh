@@ -87,6 +87,7 @@ END
 fabric:
   name: 64-vrf
   bgp: {keepalive: 10s, hold: 30s, connect-retry: 2s}
+  bfd: {interval: 1s}         # detected within 3 s: also where the machine is slow
 
 vrfs:
 END
