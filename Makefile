@@ -27,12 +27,16 @@ demo: deps build ## bring the three-sites fabric up in namespaces, prove it, tak
 demo-down: ## remove what `make demo KEEP=1` left
 	$(GO) run ./lab/demo -down $(TOPOLOGY)
 
+.PHONY: topologies
+topologies: deps build ## up, check and down of every topology in namespaces, one after the other
+	@lab/topologies/run.sh
+
 .PHONY: bench-demo
 bench-demo: deps build ## the demo, then prefix add -> remote kernel 200 times, figures as JSON
 	$(GO) run ./lab/demo -timing 200 $(TOPOLOGY)
 
 .PHONY: test
-test: deps lint unit fuzz units demo ## everything, with -race where Go code runs
+test: deps lint unit fuzz units topologies demo ## everything, with -race where Go code runs
 	@echo 'test: ok'
 
 .PHONY: lint

@@ -1,11 +1,14 @@
-// Command lab runs a containerlab topology in network namespaces of this host.
+// Command lab runs a containerlab topology: in network namespaces of this host, by containerlab, or in a virtual machine.
 //
-//	lab up      TOPOLOGY.clab.yml               start it; on failure nothing is left
-//	lab down    TOPOLOGY.clab.yml               end it; also after a start that was broken off
-//	lab exec    TOPOLOGY.clab.yml NODE -- CMD   run a command in a node; its exit code is ours
-//	lab inspect TOPOLOGY.clab.yml [-o json]     nodes, their addresses and processes
+//	lab up      TOPOLOGY [--runner=netns|containerlab]     start it; on failure nothing is left
+//	lab check   TOPOLOGY [--runner=netns|containerlab|vm]  compare it with its expected.json, a line per node
+//	lab down    TOPOLOGY [--runner=netns|containerlab]     end it; also after a start that was broken off
+//	lab exec    TOPOLOGY NODE -- CMD                       run a command in a node; its exit code is ours
+//	lab inspect TOPOLOGY [-o json]                         nodes, their addresses and processes
 //
-// --dir names the lab's folder, /run/fabric-lab/NAME by default. Exit code 0: done, 1: failed.
+// TOPOLOGY is a file, or the name of a folder of lab/topologies. --runner=vm brings the lab up, checks it and takes it down
+// within one virtual machine. exec and inspect know namespaces alone. --dir names the lab's folder, /run/fabric-lab/NAME by
+// default. Exit code 0: done, and as expected; 1: failed.
 package main
 
 import (
@@ -19,6 +22,7 @@ import (
 	"strings"
 	"syscall"
 	"text/tabwriter"
+	"time"
 
 	"fabric/lab/netns"
 
@@ -45,29 +49,30 @@ func command() *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&opts.Dir, "dir", "", "the lab's folder (default "+netns.DefaultRoot+"/NAME)")
 
-	up := &cobra.Command{
-		Use:   "up TOPOLOGY",
-		Short: "Start the lab",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			_, err := netns.Up(cmd.Context(), args[0], opts)
-			return err
-		},
+	how := "netns"
+	var within time.Duration
+	run := func(use, short string, act func(*labRun, context.Context, io.Writer) error) *cobra.Command {
+		c := &cobra.Command{Use: use + " TOPOLOGY", Short: short, Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := newLabRun(args[0], how, opts)
+			if err != nil {
+				return err
+			}
+			l.within = within
+			return act(l, cmd.Context(), cmd.OutOrStdout())
+		}}
+		c.Flags().StringVar(&how, "runner", how, "netns, containerlab or vm (check only)")
+		return c
 	}
-	down := &cobra.Command{
-		Use:   "down TOPOLOGY",
-		Short: "End the lab; no error if it is not up",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return netns.Down(cmd.Context(), args[0], opts)
-		},
-	}
+	up := run("up", "Start the lab", (*labRun).up)
+	check := run("check", "Compare the lab with its expected.json until it is equal, or the time given there is over", (*labRun).check)
+	check.Flags().DurationVar(&within, "within", 0, "how long it may take, in place of what expected.json says")
+	down := run("down", "End the lab; no error if it is not up", (*labRun).down)
 	enter := &cobra.Command{
 		Use:   "exec TOPOLOGY NODE -- COMMAND...",
 		Short: "Run a command in a node",
 		Args:  cobra.MinimumNArgs(3),
 		RunE: func(_ *cobra.Command, args []string) error {
-			lab, err := netns.Open(args[0], opts)
+			lab, err := netns.Open(topologyFile(args[0]), opts)
 			if err != nil {
 				return err
 			}
@@ -83,7 +88,7 @@ func command() *cobra.Command {
 		Short: "Show the nodes, their addresses and processes",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			lab, err := netns.Open(args[0], opts)
+			lab, err := netns.Open(topologyFile(args[0]), opts)
 			if err != nil {
 				return err
 			}
@@ -91,7 +96,7 @@ func command() *cobra.Command {
 		},
 	}
 	inspect.Flags().StringVarP(&output, "output", "o", "table", "table or json")
-	root.AddCommand(up, down, enter, inspect)
+	root.AddCommand(up, check, down, enter, inspect)
 	return root
 }
 

@@ -17,6 +17,7 @@ import (
 	"fabric/cloud"
 	"fabric/cloud/alibaba"
 	"fabric/internal/api"
+	"fabric/internal/check"
 	"fabric/internal/config"
 	"fabric/internal/daemon"
 	"fabric/internal/kernel"
@@ -64,7 +65,10 @@ func runSite(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	service := api.New(api.Config{Gateway: s, Store: store, Log: log, Version: version.Version})
+	service := api.New(api.Config{
+		Gateway: s, Store: store, Log: log, Version: version.Version,
+		Doctor: doctor(store, gateway, check.Options{StateDir: o.stateDir, Socket: o.socket, Links: o.links, Confined: true}),
+	})
 	_, gw, _ := store.Current().Document.Find(gateway)
 
 	g, ctx := errgroup.WithContext(ctx)

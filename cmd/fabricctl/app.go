@@ -31,7 +31,7 @@ one object with the list in it; watch prints one object per line (json) or docum
 
 Exit codes:
   0  done
-  1  refused or failed
+  1  refused or failed; doctor found an error
   2  wrong usage
   3  the daemon cannot be reached, does not answer in time, or is still starting
   4  --wait ran out of time; the change is kept and goes on taking effect
@@ -102,7 +102,7 @@ func (a *app) command() *cobra.Command {
 
 	root.AddCommand(
 		a.peerCommand(), a.prefixCommand(), a.routeCommand(), a.tunnelCommand(), a.bfdCommand(), a.vrfCommand(), a.cloudCommand(),
-		a.siteCommand(), a.configCommand(), a.versionCommand(),
+		a.siteCommand(), a.configCommand(), a.doctorCommand(), a.versionCommand(),
 	)
 	return root
 }

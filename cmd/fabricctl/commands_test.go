@@ -30,6 +30,7 @@ var commands = []struct {
 	args   []string
 }{
 	{"version", nil, []string{"version"}},
+	{"doctor", nil, []string{"doctor"}},
 	{"site-status", nil, []string{"site", "status"}},
 	{"site-drain", nil, []string{"site", "drain"}},
 	{"site-undrain", [][]string{{"site", "drain", "--wait"}}, []string{"site", "undrain", "--wait"}},

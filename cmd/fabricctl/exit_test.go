@@ -68,6 +68,7 @@ func TestExitCodes(t *testing.T) {
 		{"no such VRF", nil, []string{"route", "list", "--vrf", "LAB"}, exitNotFound, "CORE, OPS"},
 		{"no such prefix", nil, []string{"prefix", "del", "10.1.0.0/16"}, exitNotFound, "does not originate"},
 		{"no such generation", nil, []string{"config", "show", "99"}, exitNotFound, "99"},
+		{"doctor finds an error", nil, []string{"doctor", "--probe"}, exitFailed, "1 errors, 1 warnings"},
 		{"stale", nil, []string{"site", "drain", "--base", "9"}, exitStale, "generation 9"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

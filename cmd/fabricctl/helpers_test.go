@@ -16,6 +16,7 @@ import (
 	"fabric/internal/config"
 	"fabric/internal/site"
 	"fabric/overlay/links"
+	fabricv1 "fabric/proto/fabric/v1"
 )
 
 // patience is how long a test waits for a state before it fails.
@@ -80,10 +81,23 @@ func newDaemon(t *testing.T, prepare func(*apitest.Gateway)) *daemon {
 		s.Site.Problems = []string{"tunnel sz-1/gz-1/0 is down: BFD down"}
 		s.Site.Version = "v1-test"
 	})
-	d.svc = api.New(api.Config{Gateway: d.gw, Store: d.store, Log: slog.New(slog.DiscardHandler), Version: "v1-test"})
+	d.svc = api.New(api.Config{Gateway: d.gw, Store: d.store, Log: slog.New(slog.DiscardHandler), Version: "v1-test", Doctor: doctor})
 	d.socket = filepath.Join(t.TempDir(), "fabric.sock")
 	d.serve(t, api.Listen{Socket: d.socket})
 	return d
+}
+
+// doctor finds a warning, and with probes an error.
+func doctor(_ context.Context, probe bool) (*fabricv1.DoctorResponse, error) {
+	res := &fabricv1.DoctorResponse{Gateway: apitest.GatewayName, Warnings: 1, Findings: []*fabricv1.Finding{
+		{Severity: "warning", Id: "clock-unsynchronised", What: "the clock is not synchronised", Why: "Certificates count on the time.", Mend: "timedatectl set-ntp true\ntimedatectl"},
+		{Severity: "info", Id: "vrf-backend", What: "VRFs are VRF devices", Why: "VRFs are devices where the kernel has them."},
+	}}
+	if probe {
+		res.Errors = 1
+		res.Findings = append([]*fabricv1.Finding{{Severity: "error", Id: "a-fault", What: "it is broken", Why: "It matters.", Mend: "mend it"}}, res.Findings...)
+	}
+	return res, nil
 }
 
 // serve runs the service until the test ends, and waits until its socket is there.

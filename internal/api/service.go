@@ -72,6 +72,8 @@ type Config struct {
 	Gateway Gateway
 	// Store keeps the intent.
 	Store Store
+	// Doctor looks at the host, with probes if asked; nil where nobody can. What is wrong is in the answer, not an error.
+	Doctor func(ctx context.Context, probe bool) (*fabricv1.DoctorResponse, error)
 	// Log receives one record per change and per refused caller. Default slog.Default.
 	Log *slog.Logger
 	// Version of the daemon.
@@ -84,8 +86,12 @@ type Service struct {
 
 	gateway Gateway
 	store   Store
+	doctor  func(ctx context.Context, probe bool) (*fabricv1.DoctorResponse, error)
 	log     *slog.Logger
 	version string
+
+	// looking has one slot: a look at the host costs something, and two at once would find each other's probes.
+	looking chan struct{}
 
 	// change makes changes take turns, so that two callers at once both succeed, and each sees a plan that is true.
 	change sync.Mutex
@@ -99,7 +105,7 @@ func New(cfg Config) *Service {
 	if log == nil {
 		log = slog.Default()
 	}
-	return &Service{gateway: cfg.Gateway, store: cfg.Store, log: log, version: cfg.Version}
+	return &Service{gateway: cfg.Gateway, store: cfg.Store, doctor: cfg.Doctor, log: log, version: cfg.Version, looking: make(chan struct{}, 1)}
 }
 
 // snapshot returns the newest snapshot, or UNAVAILABLE while there is none.

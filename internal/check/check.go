@@ -84,6 +84,13 @@ type subject struct {
 // checks are all checks, in the order of the report within a severity.
 var checks = slices.Concat(kernelChecks, hostChecks, tlsChecks, foreignChecks, fileChecks, systemChecks)
 
+// pointless are the ids of errors with which a start of fabric-site is in vain: nothing it does would reach the kernel or be
+// kept. All others leave something to do: a site without its tunnels still serves its own neighbours.
+var pointless = []string{"kernel-too-old", "nexthops-missing", "nft-unusable", "state-not-writable"}
+
+// PreventsStart reports whether fabric-site had better not be started with such a finding.
+func PreventsStart(f Finding) bool { return f.Severity == Error && slices.Contains(pointless, f.ID) }
+
 // IDs returns the ids of all checks.
 func IDs() []string {
 	var ids []string

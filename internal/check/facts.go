@@ -117,6 +117,8 @@ type Options struct {
 	StateDir string
 	// Socket is fabric-site's, Links fabric-links' unix socket.
 	Socket, Links string
+	// Confined is set where the check runs within the service: its sandbox hides devices that others have.
+	Confined bool
 	// Root is put before paths below /etc and /run/systemd; for a look at an image.
 	Root string
 }

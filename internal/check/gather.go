@@ -30,7 +30,7 @@ func Gather(ctx context.Context, doc *config.Document, gateway string, o Options
 	o.Socket = cmp.Or(o.Socket, "/run/fabric-site/fabric.sock")
 	o.Links = cmp.Or(o.Links, "/run/fabric-links/links.sock")
 	f := Facts{Document: doc, Gateway: gateway, Root: os.Geteuid() == 0}
-	f.process()
+	f.process(o.Confined)
 	f.host(ctx)
 	s := newSubject(f)
 	f.kernel(ctx, s)
@@ -51,7 +51,7 @@ func (f *Facts) unread(part string, err error) {
 }
 
 // process asks about this process and its machine.
-func (f *Facts) process() {
+func (f *Facts) process(confined bool) {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err == nil {
 		f.Release = unix.ByteSliceToString(u.Release[:])
@@ -80,8 +80,14 @@ func (f *Facts) process() {
 	if err == nil {
 		err = tun.Close()
 	}
-	f.TUN = err
+	if f.TUN = err; confined && errors.Is(err, fs.ErrNotExist) {
+		f.TUN = nil
+		f.unread("/dev/net/tun", errHidden)
+	}
 }
+
+// errHidden is told of what a service with PrivateDevices= does not see. fabric-links does; it is the one that needs it.
+var errHidden = errors.New("hidden from the service; run `fabric-site check` outside it")
 
 // host asks the kernel what stands.
 func (f *Facts) host(ctx context.Context) {

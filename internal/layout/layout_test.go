@@ -58,7 +58,7 @@ var mayImport = map[string][]string{
 	// Commands wire: flags, exit codes, printing.
 	"cmd/fabric-site": {
 		"cloud", "cloud/alibaba", "internal/api", "internal/check", "internal/config", "internal/daemon", "internal/kernel", "internal/kernel/linux", "internal/site",
-		"internal/version", "internal/web", "overlay/carrier", "overlay/links",
+		"internal/version", "internal/web", "overlay/carrier", "overlay/links", "proto/fabric/v1",
 	},
 	"systemd/packaging/gen":       {"systemd/packaging/gen/pages"},
 	"systemd/packaging/gen/pages": {},

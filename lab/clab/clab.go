@@ -50,6 +50,8 @@ type Topology struct {
 	File string
 	// Name is the lab's name, unique among the labs that run at the same time.
 	Name string
+	// Prefix of the containers' names, "clab" if the file does not say.
+	Prefix string
 	// Nodes in the order of the file, with defaults and kinds applied.
 	Nodes []Node
 	// Links in the order of the file.
@@ -124,6 +126,18 @@ func (t *Topology) Node(name string) (Node, bool) {
 		}
 	}
 	return Node{}, false
+}
+
+// Container is the name that containerlab gives a node's container: PREFIX-LAB-NODE, NODE alone with an empty prefix, and
+// LAB-NODE with the prefix "__lab-name".
+func (t *Topology) Container(node string) string {
+	switch t.Prefix {
+	case "":
+		return node
+	case "__lab-name":
+		return t.Name + "-" + node
+	}
+	return t.Prefix + "-" + t.Name + "-" + node
 }
 
 // SplitCommand splits a command line into words as containerlab does: at blanks, with

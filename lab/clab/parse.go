@@ -20,7 +20,7 @@ import (
 // containerlab spells them; the decoder refuses all others.
 type document struct {
 	Name     string       `yaml:"name"`
-	Prefix   string       `yaml:"prefix"`
+	Prefix   *string      `yaml:"prefix"`
 	Topology topologyNode `yaml:"topology"`
 }
 
@@ -157,7 +157,10 @@ func (c *check) keys(path ...any) []string {
 }
 
 func (c *check) topology(doc document) *Topology {
-	t := &Topology{File: c.file, Name: doc.Name}
+	t := &Topology{File: c.file, Name: doc.Name, Prefix: "clab"}
+	if doc.Prefix != nil {
+		t.Prefix = *doc.Prefix
+	}
 	if !nodeName.MatchString(doc.Name) {
 		c.fail([]any{"name"}, "name %q: use a-z, 0-9 and -, at most 31", doc.Name)
 	}

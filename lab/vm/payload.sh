@@ -1,8 +1,8 @@
 #!/bin/bash
 # Makes the payload that proves the project on the virtual machine's kernel: payload.sh FOLDER [SUITE...]
 #
-# Each SUITE is a package whose tests run there, or "demo"; all of them by default. The payload has the
-# packages' folders as the project has them, each with its test binary.
+# Each SUITE is a package whose tests run there, "demo", or "topologies" for all of lab/topologies, "topologies/NAME" for one; the
+# packages and the demo by default. The payload has the packages' folders as the project has them, each with its test binary.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 folder=$1
@@ -10,14 +10,24 @@ shift
 suites=${*:-internal/kernel/linux vrf cmd/fabric-links demo}
 export CGO_ENABLED=0
 
+# The programs and the topologies, for the demo and for labs.
+programs() {
+	[ ! -e "$folder/bin/fabric-site" ] || return 0
+	go build -trimpath -ldflags '-s -w' -o "$folder/bin/" ./cmd/fabric-site ./cmd/fabric-links ./cmd/fabricctl ./lab/cloudemu/cmd/cloudemu
+	mkdir -p "$folder/lab"
+	tar -C lab --exclude=.run -cf - topologies | tar -C "$folder/lab" -xf -
+}
+
 rm -rf "$folder"
 mkdir -p "$folder"
 cp lab/vm/run "$folder/run"
 for suite in $suites; do
 	if [ "$suite" = demo ]; then
-		go build -trimpath -ldflags '-s -w' -o "$folder/bin/" ./cmd/fabric-site ./cmd/fabric-links ./cmd/fabricctl ./lab/cloudemu/cmd/cloudemu ./lab/demo
-		mkdir -p "$folder/lab"
-		tar -C lab --exclude=.run -cf - topologies | tar -C "$folder/lab" -xf -
+		programs
+		go build -trimpath -ldflags '-s -w' -o "$folder/bin/" ./lab/demo
+	elif [ "${suite%%/*}" = topologies ]; then
+		programs
+		go build -trimpath -ldflags '-s -w' -o "$folder/bin/" ./lab
 	else
 		mkdir -p "$folder/$suite"
 		if [ -d "$suite/testdata" ]; then cp -r "$suite/testdata" "$folder/$suite/"; fi

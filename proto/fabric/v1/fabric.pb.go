@@ -435,6 +435,125 @@ func (x *UndrainSiteResponse) GetResult() *ChangeResult {
 	return nil
 }
 
+// DoctorRequest asks for the self-check.
+type DoctorRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Also send probes to the other gateways and ask the cloud's API, which takes some seconds.
+	Probe         bool `protobuf:"varint,1,opt,name=probe,proto3" json:"probe,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoctorRequest) Reset() {
+	*x = DoctorRequest{}
+	mi := &file_fabric_v1_fabric_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoctorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoctorRequest) ProtoMessage() {}
+
+func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fabric_v1_fabric_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
+func (*DoctorRequest) Descriptor() ([]byte, []int) {
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *DoctorRequest) GetProbe() bool {
+	if x != nil {
+		return x.Probe
+	}
+	return false
+}
+
+// DoctorResponse is the answer of Doctor.
+type DoctorResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the gateway.
+	Gateway string `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	// Number of findings that are errors.
+	Errors uint32 `protobuf:"varint,2,opt,name=errors,proto3" json:"errors,omitempty"`
+	// Number of findings that are warnings.
+	Warnings uint32 `protobuf:"varint,3,opt,name=warnings,proto3" json:"warnings,omitempty"`
+	// What was found, errors first.
+	Findings      []*Finding `protobuf:"bytes,4,rep,name=findings,proto3" json:"findings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoctorResponse) Reset() {
+	*x = DoctorResponse{}
+	mi := &file_fabric_v1_fabric_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoctorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoctorResponse) ProtoMessage() {}
+
+func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fabric_v1_fabric_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
+func (*DoctorResponse) Descriptor() ([]byte, []int) {
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DoctorResponse) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *DoctorResponse) GetErrors() uint32 {
+	if x != nil {
+		return x.Errors
+	}
+	return 0
+}
+
+func (x *DoctorResponse) GetWarnings() uint32 {
+	if x != nil {
+		return x.Warnings
+	}
+	return 0
+}
+
+func (x *DoctorResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
 // ListVrfsRequest asks for the VRFs.
 type ListVrfsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -444,7 +563,7 @@ type ListVrfsRequest struct {
 
 func (x *ListVrfsRequest) Reset() {
 	*x = ListVrfsRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[8]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -456,7 +575,7 @@ func (x *ListVrfsRequest) String() string {
 func (*ListVrfsRequest) ProtoMessage() {}
 
 func (x *ListVrfsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[8]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -469,7 +588,7 @@ func (x *ListVrfsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVrfsRequest.ProtoReflect.Descriptor instead.
 func (*ListVrfsRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{8}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{10}
 }
 
 // ListVrfsResponse is the answer of ListVrfs.
@@ -483,7 +602,7 @@ type ListVrfsResponse struct {
 
 func (x *ListVrfsResponse) Reset() {
 	*x = ListVrfsResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[9]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -495,7 +614,7 @@ func (x *ListVrfsResponse) String() string {
 func (*ListVrfsResponse) ProtoMessage() {}
 
 func (x *ListVrfsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[9]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -508,7 +627,7 @@ func (x *ListVrfsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVrfsResponse.ProtoReflect.Descriptor instead.
 func (*ListVrfsResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{9}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListVrfsResponse) GetVrfs() []*Vrf {
@@ -529,7 +648,7 @@ type ListTunnelsRequest struct {
 
 func (x *ListTunnelsRequest) Reset() {
 	*x = ListTunnelsRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[10]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -541,7 +660,7 @@ func (x *ListTunnelsRequest) String() string {
 func (*ListTunnelsRequest) ProtoMessage() {}
 
 func (x *ListTunnelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[10]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -554,7 +673,7 @@ func (x *ListTunnelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTunnelsRequest.ProtoReflect.Descriptor instead.
 func (*ListTunnelsRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{10}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListTunnelsRequest) GetName() string {
@@ -575,7 +694,7 @@ type ListTunnelsResponse struct {
 
 func (x *ListTunnelsResponse) Reset() {
 	*x = ListTunnelsResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[11]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -587,7 +706,7 @@ func (x *ListTunnelsResponse) String() string {
 func (*ListTunnelsResponse) ProtoMessage() {}
 
 func (x *ListTunnelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[11]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -600,7 +719,7 @@ func (x *ListTunnelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTunnelsResponse.ProtoReflect.Descriptor instead.
 func (*ListTunnelsResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{11}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListTunnelsResponse) GetTunnels() []*Tunnel {
@@ -621,7 +740,7 @@ type WatchTunnelsRequest struct {
 
 func (x *WatchTunnelsRequest) Reset() {
 	*x = WatchTunnelsRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[12]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -633,7 +752,7 @@ func (x *WatchTunnelsRequest) String() string {
 func (*WatchTunnelsRequest) ProtoMessage() {}
 
 func (x *WatchTunnelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[12]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -646,7 +765,7 @@ func (x *WatchTunnelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTunnelsRequest.ProtoReflect.Descriptor instead.
 func (*WatchTunnelsRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{12}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WatchTunnelsRequest) GetName() string {
@@ -669,7 +788,7 @@ type WatchTunnelsResponse struct {
 
 func (x *WatchTunnelsResponse) Reset() {
 	*x = WatchTunnelsResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[13]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -681,7 +800,7 @@ func (x *WatchTunnelsResponse) String() string {
 func (*WatchTunnelsResponse) ProtoMessage() {}
 
 func (x *WatchTunnelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[13]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -694,7 +813,7 @@ func (x *WatchTunnelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTunnelsResponse.ProtoReflect.Descriptor instead.
 func (*WatchTunnelsResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{13}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WatchTunnelsResponse) GetKind() EventKind {
@@ -724,7 +843,7 @@ type DrainTunnelRequest struct {
 
 func (x *DrainTunnelRequest) Reset() {
 	*x = DrainTunnelRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[14]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -736,7 +855,7 @@ func (x *DrainTunnelRequest) String() string {
 func (*DrainTunnelRequest) ProtoMessage() {}
 
 func (x *DrainTunnelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[14]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -749,7 +868,7 @@ func (x *DrainTunnelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainTunnelRequest.ProtoReflect.Descriptor instead.
 func (*DrainTunnelRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{14}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DrainTunnelRequest) GetName() string {
@@ -777,7 +896,7 @@ type DrainTunnelResponse struct {
 
 func (x *DrainTunnelResponse) Reset() {
 	*x = DrainTunnelResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[15]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +908,7 @@ func (x *DrainTunnelResponse) String() string {
 func (*DrainTunnelResponse) ProtoMessage() {}
 
 func (x *DrainTunnelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[15]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +921,7 @@ func (x *DrainTunnelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainTunnelResponse.ProtoReflect.Descriptor instead.
 func (*DrainTunnelResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{15}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DrainTunnelResponse) GetResult() *TunnelChange {
@@ -823,7 +942,7 @@ type UndrainTunnelRequest struct {
 
 func (x *UndrainTunnelRequest) Reset() {
 	*x = UndrainTunnelRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[16]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +954,7 @@ func (x *UndrainTunnelRequest) String() string {
 func (*UndrainTunnelRequest) ProtoMessage() {}
 
 func (x *UndrainTunnelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[16]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +967,7 @@ func (x *UndrainTunnelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainTunnelRequest.ProtoReflect.Descriptor instead.
 func (*UndrainTunnelRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{16}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *UndrainTunnelRequest) GetName() string {
@@ -869,7 +988,7 @@ type UndrainTunnelResponse struct {
 
 func (x *UndrainTunnelResponse) Reset() {
 	*x = UndrainTunnelResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[17]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -881,7 +1000,7 @@ func (x *UndrainTunnelResponse) String() string {
 func (*UndrainTunnelResponse) ProtoMessage() {}
 
 func (x *UndrainTunnelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[17]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -894,7 +1013,7 @@ func (x *UndrainTunnelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainTunnelResponse.ProtoReflect.Descriptor instead.
 func (*UndrainTunnelResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{17}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *UndrainTunnelResponse) GetResult() *TunnelChange {
@@ -917,7 +1036,7 @@ type ListBfdSessionsRequest struct {
 
 func (x *ListBfdSessionsRequest) Reset() {
 	*x = ListBfdSessionsRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[18]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -929,7 +1048,7 @@ func (x *ListBfdSessionsRequest) String() string {
 func (*ListBfdSessionsRequest) ProtoMessage() {}
 
 func (x *ListBfdSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[18]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -942,7 +1061,7 @@ func (x *ListBfdSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBfdSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListBfdSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{18}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListBfdSessionsRequest) GetVrf() string {
@@ -970,7 +1089,7 @@ type ListBfdSessionsResponse struct {
 
 func (x *ListBfdSessionsResponse) Reset() {
 	*x = ListBfdSessionsResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[19]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -982,7 +1101,7 @@ func (x *ListBfdSessionsResponse) String() string {
 func (*ListBfdSessionsResponse) ProtoMessage() {}
 
 func (x *ListBfdSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[19]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -995,7 +1114,7 @@ func (x *ListBfdSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBfdSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListBfdSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{19}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListBfdSessionsResponse) GetSessions() []*BfdSession {
@@ -1014,7 +1133,7 @@ type ListCloudsRequest struct {
 
 func (x *ListCloudsRequest) Reset() {
 	*x = ListCloudsRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[20]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1145,7 @@ func (x *ListCloudsRequest) String() string {
 func (*ListCloudsRequest) ProtoMessage() {}
 
 func (x *ListCloudsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[20]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1158,7 @@ func (x *ListCloudsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCloudsRequest.ProtoReflect.Descriptor instead.
 func (*ListCloudsRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{20}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{22}
 }
 
 // ListCloudsResponse is the answer of ListClouds.
@@ -1053,7 +1172,7 @@ type ListCloudsResponse struct {
 
 func (x *ListCloudsResponse) Reset() {
 	*x = ListCloudsResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[21]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1065,7 +1184,7 @@ func (x *ListCloudsResponse) String() string {
 func (*ListCloudsResponse) ProtoMessage() {}
 
 func (x *ListCloudsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[21]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1078,7 +1197,7 @@ func (x *ListCloudsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCloudsResponse.ProtoReflect.Descriptor instead.
 func (*ListCloudsResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{21}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListCloudsResponse) GetClouds() []*Cloud {
@@ -1097,7 +1216,7 @@ type ApproveCloudRequest struct {
 
 func (x *ApproveCloudRequest) Reset() {
 	*x = ApproveCloudRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[22]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1228,7 @@ func (x *ApproveCloudRequest) String() string {
 func (*ApproveCloudRequest) ProtoMessage() {}
 
 func (x *ApproveCloudRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[22]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1241,7 @@ func (x *ApproveCloudRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveCloudRequest.ProtoReflect.Descriptor instead.
 func (*ApproveCloudRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{22}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{24}
 }
 
 // ApproveCloudResponse is the answer of ApproveCloud.
@@ -1136,7 +1255,7 @@ type ApproveCloudResponse struct {
 
 func (x *ApproveCloudResponse) Reset() {
 	*x = ApproveCloudResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[23]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1148,7 +1267,7 @@ func (x *ApproveCloudResponse) String() string {
 func (*ApproveCloudResponse) ProtoMessage() {}
 
 func (x *ApproveCloudResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[23]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1161,7 +1280,7 @@ func (x *ApproveCloudResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveCloudResponse.ProtoReflect.Descriptor instead.
 func (*ApproveCloudResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{23}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ApproveCloudResponse) GetHeld() uint32 {
@@ -1182,7 +1301,7 @@ type ListPeersRequest struct {
 
 func (x *ListPeersRequest) Reset() {
 	*x = ListPeersRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[24]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1194,7 +1313,7 @@ func (x *ListPeersRequest) String() string {
 func (*ListPeersRequest) ProtoMessage() {}
 
 func (x *ListPeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[24]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1207,7 +1326,7 @@ func (x *ListPeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPeersRequest.ProtoReflect.Descriptor instead.
 func (*ListPeersRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{24}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListPeersRequest) GetVrf() string {
@@ -1228,7 +1347,7 @@ type ListPeersResponse struct {
 
 func (x *ListPeersResponse) Reset() {
 	*x = ListPeersResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[25]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1240,7 +1359,7 @@ func (x *ListPeersResponse) String() string {
 func (*ListPeersResponse) ProtoMessage() {}
 
 func (x *ListPeersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[25]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1253,7 +1372,7 @@ func (x *ListPeersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPeersResponse.ProtoReflect.Descriptor instead.
 func (*ListPeersResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{25}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListPeersResponse) GetPeers() []*Peer {
@@ -1276,7 +1395,7 @@ type GetPeerRequest struct {
 
 func (x *GetPeerRequest) Reset() {
 	*x = GetPeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[26]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1288,7 +1407,7 @@ func (x *GetPeerRequest) String() string {
 func (*GetPeerRequest) ProtoMessage() {}
 
 func (x *GetPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[26]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1301,7 +1420,7 @@ func (x *GetPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPeerRequest.ProtoReflect.Descriptor instead.
 func (*GetPeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{26}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetPeerRequest) GetVrf() string {
@@ -1331,7 +1450,7 @@ type GetPeerResponse struct {
 
 func (x *GetPeerResponse) Reset() {
 	*x = GetPeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[27]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1343,7 +1462,7 @@ func (x *GetPeerResponse) String() string {
 func (*GetPeerResponse) ProtoMessage() {}
 
 func (x *GetPeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[27]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1356,7 +1475,7 @@ func (x *GetPeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPeerResponse.ProtoReflect.Descriptor instead.
 func (*GetPeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{27}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetPeerResponse) GetPeer() *Peer {
@@ -1388,7 +1507,7 @@ type AddPeerRequest struct {
 
 func (x *AddPeerRequest) Reset() {
 	*x = AddPeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[28]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1400,7 +1519,7 @@ func (x *AddPeerRequest) String() string {
 func (*AddPeerRequest) ProtoMessage() {}
 
 func (x *AddPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[28]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1413,7 +1532,7 @@ func (x *AddPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPeerRequest.ProtoReflect.Descriptor instead.
 func (*AddPeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{28}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AddPeerRequest) GetVrf() string {
@@ -1448,7 +1567,7 @@ type AddPeerResponse struct {
 
 func (x *AddPeerResponse) Reset() {
 	*x = AddPeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[29]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1460,7 +1579,7 @@ func (x *AddPeerResponse) String() string {
 func (*AddPeerResponse) ProtoMessage() {}
 
 func (x *AddPeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[29]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1473,7 +1592,7 @@ func (x *AddPeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPeerResponse.ProtoReflect.Descriptor instead.
 func (*AddPeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{29}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AddPeerResponse) GetResult() *ChangeResult {
@@ -1498,7 +1617,7 @@ type DeletePeerRequest struct {
 
 func (x *DeletePeerRequest) Reset() {
 	*x = DeletePeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[30]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1510,7 +1629,7 @@ func (x *DeletePeerRequest) String() string {
 func (*DeletePeerRequest) ProtoMessage() {}
 
 func (x *DeletePeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[30]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1523,7 +1642,7 @@ func (x *DeletePeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePeerRequest.ProtoReflect.Descriptor instead.
 func (*DeletePeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{30}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DeletePeerRequest) GetVrf() string {
@@ -1558,7 +1677,7 @@ type DeletePeerResponse struct {
 
 func (x *DeletePeerResponse) Reset() {
 	*x = DeletePeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[31]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1570,7 +1689,7 @@ func (x *DeletePeerResponse) String() string {
 func (*DeletePeerResponse) ProtoMessage() {}
 
 func (x *DeletePeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[31]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1583,7 +1702,7 @@ func (x *DeletePeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePeerResponse.ProtoReflect.Descriptor instead.
 func (*DeletePeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{31}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DeletePeerResponse) GetResult() *ChangeResult {
@@ -1608,7 +1727,7 @@ type EnablePeerRequest struct {
 
 func (x *EnablePeerRequest) Reset() {
 	*x = EnablePeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[32]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1620,7 +1739,7 @@ func (x *EnablePeerRequest) String() string {
 func (*EnablePeerRequest) ProtoMessage() {}
 
 func (x *EnablePeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[32]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1633,7 +1752,7 @@ func (x *EnablePeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnablePeerRequest.ProtoReflect.Descriptor instead.
 func (*EnablePeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{32}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *EnablePeerRequest) GetVrf() string {
@@ -1668,7 +1787,7 @@ type EnablePeerResponse struct {
 
 func (x *EnablePeerResponse) Reset() {
 	*x = EnablePeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[33]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +1799,7 @@ func (x *EnablePeerResponse) String() string {
 func (*EnablePeerResponse) ProtoMessage() {}
 
 func (x *EnablePeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[33]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +1812,7 @@ func (x *EnablePeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnablePeerResponse.ProtoReflect.Descriptor instead.
 func (*EnablePeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{33}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *EnablePeerResponse) GetResult() *ChangeResult {
@@ -1718,7 +1837,7 @@ type DisablePeerRequest struct {
 
 func (x *DisablePeerRequest) Reset() {
 	*x = DisablePeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[34]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +1849,7 @@ func (x *DisablePeerRequest) String() string {
 func (*DisablePeerRequest) ProtoMessage() {}
 
 func (x *DisablePeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[34]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,7 +1862,7 @@ func (x *DisablePeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisablePeerRequest.ProtoReflect.Descriptor instead.
 func (*DisablePeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{34}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DisablePeerRequest) GetVrf() string {
@@ -1778,7 +1897,7 @@ type DisablePeerResponse struct {
 
 func (x *DisablePeerResponse) Reset() {
 	*x = DisablePeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[35]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1790,7 +1909,7 @@ func (x *DisablePeerResponse) String() string {
 func (*DisablePeerResponse) ProtoMessage() {}
 
 func (x *DisablePeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[35]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1803,7 +1922,7 @@ func (x *DisablePeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisablePeerResponse.ProtoReflect.Descriptor instead.
 func (*DisablePeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{35}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *DisablePeerResponse) GetResult() *ChangeResult {
@@ -1828,7 +1947,7 @@ type ResetPeerRequest struct {
 
 func (x *ResetPeerRequest) Reset() {
 	*x = ResetPeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[36]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1840,7 +1959,7 @@ func (x *ResetPeerRequest) String() string {
 func (*ResetPeerRequest) ProtoMessage() {}
 
 func (x *ResetPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[36]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1853,7 +1972,7 @@ func (x *ResetPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetPeerRequest.ProtoReflect.Descriptor instead.
 func (*ResetPeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{36}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ResetPeerRequest) GetVrf() string {
@@ -1890,7 +2009,7 @@ type ResetPeerResponse struct {
 
 func (x *ResetPeerResponse) Reset() {
 	*x = ResetPeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[37]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1902,7 +2021,7 @@ func (x *ResetPeerResponse) String() string {
 func (*ResetPeerResponse) ProtoMessage() {}
 
 func (x *ResetPeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[37]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1915,7 +2034,7 @@ func (x *ResetPeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetPeerResponse.ProtoReflect.Descriptor instead.
 func (*ResetPeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{37}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ResetPeerResponse) GetVrf() string {
@@ -1943,7 +2062,7 @@ type ListPrefixesRequest struct {
 
 func (x *ListPrefixesRequest) Reset() {
 	*x = ListPrefixesRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[38]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +2074,7 @@ func (x *ListPrefixesRequest) String() string {
 func (*ListPrefixesRequest) ProtoMessage() {}
 
 func (x *ListPrefixesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[38]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2087,7 @@ func (x *ListPrefixesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPrefixesRequest.ProtoReflect.Descriptor instead.
 func (*ListPrefixesRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{38}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListPrefixesRequest) GetVrf() string {
@@ -1989,7 +2108,7 @@ type ListPrefixesResponse struct {
 
 func (x *ListPrefixesResponse) Reset() {
 	*x = ListPrefixesResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[39]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2001,7 +2120,7 @@ func (x *ListPrefixesResponse) String() string {
 func (*ListPrefixesResponse) ProtoMessage() {}
 
 func (x *ListPrefixesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[39]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2014,7 +2133,7 @@ func (x *ListPrefixesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPrefixesResponse.ProtoReflect.Descriptor instead.
 func (*ListPrefixesResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{39}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListPrefixesResponse) GetPrefixes() []*Prefix {
@@ -2037,7 +2156,7 @@ type GetPrefixRequest struct {
 
 func (x *GetPrefixRequest) Reset() {
 	*x = GetPrefixRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[40]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2049,7 +2168,7 @@ func (x *GetPrefixRequest) String() string {
 func (*GetPrefixRequest) ProtoMessage() {}
 
 func (x *GetPrefixRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[40]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2062,7 +2181,7 @@ func (x *GetPrefixRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPrefixRequest.ProtoReflect.Descriptor instead.
 func (*GetPrefixRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{40}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GetPrefixRequest) GetVrf() string {
@@ -2092,7 +2211,7 @@ type GetPrefixResponse struct {
 
 func (x *GetPrefixResponse) Reset() {
 	*x = GetPrefixResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[41]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2104,7 +2223,7 @@ func (x *GetPrefixResponse) String() string {
 func (*GetPrefixResponse) ProtoMessage() {}
 
 func (x *GetPrefixResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[41]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2117,7 +2236,7 @@ func (x *GetPrefixResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPrefixResponse.ProtoReflect.Descriptor instead.
 func (*GetPrefixResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{41}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *GetPrefixResponse) GetPrefix() *Prefix {
@@ -2149,7 +2268,7 @@ type AddPrefixRequest struct {
 
 func (x *AddPrefixRequest) Reset() {
 	*x = AddPrefixRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[42]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2161,7 +2280,7 @@ func (x *AddPrefixRequest) String() string {
 func (*AddPrefixRequest) ProtoMessage() {}
 
 func (x *AddPrefixRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[42]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2174,7 +2293,7 @@ func (x *AddPrefixRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPrefixRequest.ProtoReflect.Descriptor instead.
 func (*AddPrefixRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{42}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AddPrefixRequest) GetVrf() string {
@@ -2209,7 +2328,7 @@ type AddPrefixResponse struct {
 
 func (x *AddPrefixResponse) Reset() {
 	*x = AddPrefixResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[43]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2221,7 +2340,7 @@ func (x *AddPrefixResponse) String() string {
 func (*AddPrefixResponse) ProtoMessage() {}
 
 func (x *AddPrefixResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[43]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +2353,7 @@ func (x *AddPrefixResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPrefixResponse.ProtoReflect.Descriptor instead.
 func (*AddPrefixResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{43}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *AddPrefixResponse) GetResult() *ChangeResult {
@@ -2259,7 +2378,7 @@ type DeletePrefixRequest struct {
 
 func (x *DeletePrefixRequest) Reset() {
 	*x = DeletePrefixRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[44]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2271,7 +2390,7 @@ func (x *DeletePrefixRequest) String() string {
 func (*DeletePrefixRequest) ProtoMessage() {}
 
 func (x *DeletePrefixRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[44]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2284,7 +2403,7 @@ func (x *DeletePrefixRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePrefixRequest.ProtoReflect.Descriptor instead.
 func (*DeletePrefixRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{44}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DeletePrefixRequest) GetVrf() string {
@@ -2319,7 +2438,7 @@ type DeletePrefixResponse struct {
 
 func (x *DeletePrefixResponse) Reset() {
 	*x = DeletePrefixResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[45]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2331,7 +2450,7 @@ func (x *DeletePrefixResponse) String() string {
 func (*DeletePrefixResponse) ProtoMessage() {}
 
 func (x *DeletePrefixResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[45]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2344,7 +2463,7 @@ func (x *DeletePrefixResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePrefixResponse.ProtoReflect.Descriptor instead.
 func (*DeletePrefixResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{45}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *DeletePrefixResponse) GetResult() *ChangeResult {
@@ -2365,7 +2484,7 @@ type WatchPrefixesRequest struct {
 
 func (x *WatchPrefixesRequest) Reset() {
 	*x = WatchPrefixesRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[46]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2377,7 +2496,7 @@ func (x *WatchPrefixesRequest) String() string {
 func (*WatchPrefixesRequest) ProtoMessage() {}
 
 func (x *WatchPrefixesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[46]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2390,7 +2509,7 @@ func (x *WatchPrefixesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPrefixesRequest.ProtoReflect.Descriptor instead.
 func (*WatchPrefixesRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{46}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *WatchPrefixesRequest) GetVrf() string {
@@ -2413,7 +2532,7 @@ type WatchPrefixesResponse struct {
 
 func (x *WatchPrefixesResponse) Reset() {
 	*x = WatchPrefixesResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[47]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2425,7 +2544,7 @@ func (x *WatchPrefixesResponse) String() string {
 func (*WatchPrefixesResponse) ProtoMessage() {}
 
 func (x *WatchPrefixesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[47]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2438,7 +2557,7 @@ func (x *WatchPrefixesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPrefixesResponse.ProtoReflect.Descriptor instead.
 func (*WatchPrefixesResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{47}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *WatchPrefixesResponse) GetKind() EventKind {
@@ -2470,7 +2589,7 @@ type ListRoutesRequest struct {
 
 func (x *ListRoutesRequest) Reset() {
 	*x = ListRoutesRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[48]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2482,7 +2601,7 @@ func (x *ListRoutesRequest) String() string {
 func (*ListRoutesRequest) ProtoMessage() {}
 
 func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[48]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2495,7 +2614,7 @@ func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutesRequest.ProtoReflect.Descriptor instead.
 func (*ListRoutesRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{48}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListRoutesRequest) GetVrf() string {
@@ -2530,7 +2649,7 @@ type ListRoutesResponse struct {
 
 func (x *ListRoutesResponse) Reset() {
 	*x = ListRoutesResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[49]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2542,7 +2661,7 @@ func (x *ListRoutesResponse) String() string {
 func (*ListRoutesResponse) ProtoMessage() {}
 
 func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[49]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2555,7 +2674,7 @@ func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutesResponse.ProtoReflect.Descriptor instead.
 func (*ListRoutesResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{49}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListRoutesResponse) GetRoutes() []*Route {
@@ -2578,7 +2697,7 @@ type GetRouteRequest struct {
 
 func (x *GetRouteRequest) Reset() {
 	*x = GetRouteRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[50]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2590,7 +2709,7 @@ func (x *GetRouteRequest) String() string {
 func (*GetRouteRequest) ProtoMessage() {}
 
 func (x *GetRouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[50]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2603,7 +2722,7 @@ func (x *GetRouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRouteRequest.ProtoReflect.Descriptor instead.
 func (*GetRouteRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{50}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *GetRouteRequest) GetVrf() string {
@@ -2631,7 +2750,7 @@ type GetRouteResponse struct {
 
 func (x *GetRouteResponse) Reset() {
 	*x = GetRouteResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[51]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2643,7 +2762,7 @@ func (x *GetRouteResponse) String() string {
 func (*GetRouteResponse) ProtoMessage() {}
 
 func (x *GetRouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[51]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2656,7 +2775,7 @@ func (x *GetRouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRouteResponse.ProtoReflect.Descriptor instead.
 func (*GetRouteResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{51}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *GetRouteResponse) GetRoute() *Route {
@@ -2679,7 +2798,7 @@ type ExplainRouteRequest struct {
 
 func (x *ExplainRouteRequest) Reset() {
 	*x = ExplainRouteRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[52]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2691,7 +2810,7 @@ func (x *ExplainRouteRequest) String() string {
 func (*ExplainRouteRequest) ProtoMessage() {}
 
 func (x *ExplainRouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[52]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2704,7 +2823,7 @@ func (x *ExplainRouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRouteRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRouteRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{52}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ExplainRouteRequest) GetVrf() string {
@@ -2742,7 +2861,7 @@ type ExplainRouteResponse struct {
 
 func (x *ExplainRouteResponse) Reset() {
 	*x = ExplainRouteResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[53]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2754,7 +2873,7 @@ func (x *ExplainRouteResponse) String() string {
 func (*ExplainRouteResponse) ProtoMessage() {}
 
 func (x *ExplainRouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[53]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2767,7 +2886,7 @@ func (x *ExplainRouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRouteResponse.ProtoReflect.Descriptor instead.
 func (*ExplainRouteResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{53}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ExplainRouteResponse) GetVrf() string {
@@ -2823,7 +2942,7 @@ type WatchRoutesRequest struct {
 
 func (x *WatchRoutesRequest) Reset() {
 	*x = WatchRoutesRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[54]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2835,7 +2954,7 @@ func (x *WatchRoutesRequest) String() string {
 func (*WatchRoutesRequest) ProtoMessage() {}
 
 func (x *WatchRoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[54]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2848,7 +2967,7 @@ func (x *WatchRoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRoutesRequest.ProtoReflect.Descriptor instead.
 func (*WatchRoutesRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{54}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *WatchRoutesRequest) GetVrf() string {
@@ -2871,7 +2990,7 @@ type WatchRoutesResponse struct {
 
 func (x *WatchRoutesResponse) Reset() {
 	*x = WatchRoutesResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[55]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2883,7 +3002,7 @@ func (x *WatchRoutesResponse) String() string {
 func (*WatchRoutesResponse) ProtoMessage() {}
 
 func (x *WatchRoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[55]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2896,7 +3015,7 @@ func (x *WatchRoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRoutesResponse.ProtoReflect.Descriptor instead.
 func (*WatchRoutesResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{55}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *WatchRoutesResponse) GetKind() EventKind {
@@ -2924,7 +3043,7 @@ type GetConfigRequest struct {
 
 func (x *GetConfigRequest) Reset() {
 	*x = GetConfigRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[56]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2936,7 +3055,7 @@ func (x *GetConfigRequest) String() string {
 func (*GetConfigRequest) ProtoMessage() {}
 
 func (x *GetConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[56]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2949,7 +3068,7 @@ func (x *GetConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigRequest.ProtoReflect.Descriptor instead.
 func (*GetConfigRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{56}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *GetConfigRequest) GetGeneration() uint64 {
@@ -2972,7 +3091,7 @@ type GetConfigResponse struct {
 
 func (x *GetConfigResponse) Reset() {
 	*x = GetConfigResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[57]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2984,7 +3103,7 @@ func (x *GetConfigResponse) String() string {
 func (*GetConfigResponse) ProtoMessage() {}
 
 func (x *GetConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[57]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2997,7 +3116,7 @@ func (x *GetConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigResponse.ProtoReflect.Descriptor instead.
 func (*GetConfigResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{57}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *GetConfigResponse) GetGeneration() *Generation {
@@ -3027,7 +3146,7 @@ type DiffConfigRequest struct {
 
 func (x *DiffConfigRequest) Reset() {
 	*x = DiffConfigRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[58]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3039,7 +3158,7 @@ func (x *DiffConfigRequest) String() string {
 func (*DiffConfigRequest) ProtoMessage() {}
 
 func (x *DiffConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[58]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3052,7 +3171,7 @@ func (x *DiffConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffConfigRequest.ProtoReflect.Descriptor instead.
 func (*DiffConfigRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{58}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *DiffConfigRequest) GetFrom() uint64 {
@@ -3080,7 +3199,7 @@ type DiffConfigResponse struct {
 
 func (x *DiffConfigResponse) Reset() {
 	*x = DiffConfigResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[59]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3092,7 +3211,7 @@ func (x *DiffConfigResponse) String() string {
 func (*DiffConfigResponse) ProtoMessage() {}
 
 func (x *DiffConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[59]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3105,7 +3224,7 @@ func (x *DiffConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffConfigResponse.ProtoReflect.Descriptor instead.
 func (*DiffConfigResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{59}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *DiffConfigResponse) GetDiff() string {
@@ -3126,7 +3245,7 @@ type ListGenerationsRequest struct {
 
 func (x *ListGenerationsRequest) Reset() {
 	*x = ListGenerationsRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[60]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3138,7 +3257,7 @@ func (x *ListGenerationsRequest) String() string {
 func (*ListGenerationsRequest) ProtoMessage() {}
 
 func (x *ListGenerationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[60]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3151,7 +3270,7 @@ func (x *ListGenerationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGenerationsRequest.ProtoReflect.Descriptor instead.
 func (*ListGenerationsRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{60}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ListGenerationsRequest) GetLimit() uint32 {
@@ -3176,7 +3295,7 @@ type ListGenerationsResponse struct {
 
 func (x *ListGenerationsResponse) Reset() {
 	*x = ListGenerationsResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[61]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3188,7 +3307,7 @@ func (x *ListGenerationsResponse) String() string {
 func (*ListGenerationsResponse) ProtoMessage() {}
 
 func (x *ListGenerationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[61]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3201,7 +3320,7 @@ func (x *ListGenerationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGenerationsResponse.ProtoReflect.Descriptor instead.
 func (*ListGenerationsResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{61}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ListGenerationsResponse) GetGenerations() []*Generation {
@@ -3238,7 +3357,7 @@ type RollbackConfigRequest struct {
 
 func (x *RollbackConfigRequest) Reset() {
 	*x = RollbackConfigRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[62]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3250,7 +3369,7 @@ func (x *RollbackConfigRequest) String() string {
 func (*RollbackConfigRequest) ProtoMessage() {}
 
 func (x *RollbackConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[62]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3263,7 +3382,7 @@ func (x *RollbackConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackConfigRequest.ProtoReflect.Descriptor instead.
 func (*RollbackConfigRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{62}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *RollbackConfigRequest) GetGeneration() uint64 {
@@ -3291,7 +3410,7 @@ type RollbackConfigResponse struct {
 
 func (x *RollbackConfigResponse) Reset() {
 	*x = RollbackConfigResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[63]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3303,7 +3422,7 @@ func (x *RollbackConfigResponse) String() string {
 func (*RollbackConfigResponse) ProtoMessage() {}
 
 func (x *RollbackConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[63]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3316,7 +3435,7 @@ func (x *RollbackConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackConfigResponse.ProtoReflect.Descriptor instead.
 func (*RollbackConfigResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{63}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *RollbackConfigResponse) GetResult() *ChangeResult {
@@ -3337,7 +3456,7 @@ type RebaseConfigRequest struct {
 
 func (x *RebaseConfigRequest) Reset() {
 	*x = RebaseConfigRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[64]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3349,7 +3468,7 @@ func (x *RebaseConfigRequest) String() string {
 func (*RebaseConfigRequest) ProtoMessage() {}
 
 func (x *RebaseConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[64]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3362,7 +3481,7 @@ func (x *RebaseConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebaseConfigRequest.ProtoReflect.Descriptor instead.
 func (*RebaseConfigRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{64}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *RebaseConfigRequest) GetOptions() *ChangeOptions {
@@ -3383,7 +3502,7 @@ type RebaseConfigResponse struct {
 
 func (x *RebaseConfigResponse) Reset() {
 	*x = RebaseConfigResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[65]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3395,7 +3514,7 @@ func (x *RebaseConfigResponse) String() string {
 func (*RebaseConfigResponse) ProtoMessage() {}
 
 func (x *RebaseConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[65]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3408,7 +3527,7 @@ func (x *RebaseConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebaseConfigResponse.ProtoReflect.Descriptor instead.
 func (*RebaseConfigResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{65}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *RebaseConfigResponse) GetResult() *ChangeResult {
@@ -3436,7 +3555,14 @@ const file_fabric_v1_fabric_proto_rawDesc = "" +
 	"\x12UndrainSiteRequest\x122\n" +
 	"\aoptions\x18\x01 \x01(\v2\x18.fabric.v1.ChangeOptionsR\aoptions\"F\n" +
 	"\x13UndrainSiteResponse\x12/\n" +
-	"\x06result\x18\x01 \x01(\v2\x17.fabric.v1.ChangeResultR\x06result\"\x11\n" +
+	"\x06result\x18\x01 \x01(\v2\x17.fabric.v1.ChangeResultR\x06result\"%\n" +
+	"\rDoctorRequest\x12\x14\n" +
+	"\x05probe\x18\x01 \x01(\bR\x05probe\"\x8e\x01\n" +
+	"\x0eDoctorResponse\x12\x18\n" +
+	"\agateway\x18\x01 \x01(\tR\agateway\x12\x16\n" +
+	"\x06errors\x18\x02 \x01(\rR\x06errors\x12\x1a\n" +
+	"\bwarnings\x18\x03 \x01(\rR\bwarnings\x12.\n" +
+	"\bfindings\x18\x04 \x03(\v2\x12.fabric.v1.FindingR\bfindings\"\x11\n" +
 	"\x0fListVrfsRequest\"6\n" +
 	"\x10ListVrfsResponse\x12\"\n" +
 	"\x04vrfs\x18\x01 \x03(\v2\x0e.fabric.v1.VrfR\x04vrfs\"(\n" +
@@ -3600,13 +3726,14 @@ const file_fabric_v1_fabric_proto_rawDesc = "" +
 	"\x16EVENT_KIND_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10EVENT_KIND_ADDED\x10\x01\x12\x16\n" +
 	"\x12EVENT_KIND_CHANGED\x10\x02\x12\x18\n" +
-	"\x14EVENT_KIND_WITHDRAWN\x10\x032\xfa\x13\n" +
+	"\x14EVENT_KIND_WITHDRAWN\x10\x032\xb9\x14\n" +
 	"\rFabricService\x12I\n" +
 	"\n" +
 	"GetVersion\x12\x1c.fabric.v1.GetVersionRequest\x1a\x1d.fabric.v1.GetVersionResponse\x12@\n" +
 	"\aGetSite\x12\x19.fabric.v1.GetSiteRequest\x1a\x1a.fabric.v1.GetSiteResponse\x12F\n" +
 	"\tDrainSite\x12\x1b.fabric.v1.DrainSiteRequest\x1a\x1c.fabric.v1.DrainSiteResponse\x12L\n" +
-	"\vUndrainSite\x12\x1d.fabric.v1.UndrainSiteRequest\x1a\x1e.fabric.v1.UndrainSiteResponse\x12C\n" +
+	"\vUndrainSite\x12\x1d.fabric.v1.UndrainSiteRequest\x1a\x1e.fabric.v1.UndrainSiteResponse\x12=\n" +
+	"\x06Doctor\x12\x18.fabric.v1.DoctorRequest\x1a\x19.fabric.v1.DoctorResponse\x12C\n" +
 	"\bListVrfs\x12\x1a.fabric.v1.ListVrfsRequest\x1a\x1b.fabric.v1.ListVrfsResponse\x12L\n" +
 	"\vListTunnels\x12\x1d.fabric.v1.ListTunnelsRequest\x1a\x1e.fabric.v1.ListTunnelsResponse\x12Q\n" +
 	"\fWatchTunnels\x12\x1e.fabric.v1.WatchTunnelsRequest\x1a\x1f.fabric.v1.WatchTunnelsResponse0\x01\x12L\n" +
@@ -3655,7 +3782,7 @@ func file_fabric_v1_fabric_proto_rawDescGZIP() []byte {
 }
 
 var file_fabric_v1_fabric_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_fabric_v1_fabric_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
+var file_fabric_v1_fabric_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
 var file_fabric_v1_fabric_proto_goTypes = []any{
 	(EventKind)(0),                  // 0: fabric.v1.EventKind
 	(*GetVersionRequest)(nil),       // 1: fabric.v1.GetVersionRequest
@@ -3666,199 +3793,205 @@ var file_fabric_v1_fabric_proto_goTypes = []any{
 	(*DrainSiteResponse)(nil),       // 6: fabric.v1.DrainSiteResponse
 	(*UndrainSiteRequest)(nil),      // 7: fabric.v1.UndrainSiteRequest
 	(*UndrainSiteResponse)(nil),     // 8: fabric.v1.UndrainSiteResponse
-	(*ListVrfsRequest)(nil),         // 9: fabric.v1.ListVrfsRequest
-	(*ListVrfsResponse)(nil),        // 10: fabric.v1.ListVrfsResponse
-	(*ListTunnelsRequest)(nil),      // 11: fabric.v1.ListTunnelsRequest
-	(*ListTunnelsResponse)(nil),     // 12: fabric.v1.ListTunnelsResponse
-	(*WatchTunnelsRequest)(nil),     // 13: fabric.v1.WatchTunnelsRequest
-	(*WatchTunnelsResponse)(nil),    // 14: fabric.v1.WatchTunnelsResponse
-	(*DrainTunnelRequest)(nil),      // 15: fabric.v1.DrainTunnelRequest
-	(*DrainTunnelResponse)(nil),     // 16: fabric.v1.DrainTunnelResponse
-	(*UndrainTunnelRequest)(nil),    // 17: fabric.v1.UndrainTunnelRequest
-	(*UndrainTunnelResponse)(nil),   // 18: fabric.v1.UndrainTunnelResponse
-	(*ListBfdSessionsRequest)(nil),  // 19: fabric.v1.ListBfdSessionsRequest
-	(*ListBfdSessionsResponse)(nil), // 20: fabric.v1.ListBfdSessionsResponse
-	(*ListCloudsRequest)(nil),       // 21: fabric.v1.ListCloudsRequest
-	(*ListCloudsResponse)(nil),      // 22: fabric.v1.ListCloudsResponse
-	(*ApproveCloudRequest)(nil),     // 23: fabric.v1.ApproveCloudRequest
-	(*ApproveCloudResponse)(nil),    // 24: fabric.v1.ApproveCloudResponse
-	(*ListPeersRequest)(nil),        // 25: fabric.v1.ListPeersRequest
-	(*ListPeersResponse)(nil),       // 26: fabric.v1.ListPeersResponse
-	(*GetPeerRequest)(nil),          // 27: fabric.v1.GetPeerRequest
-	(*GetPeerResponse)(nil),         // 28: fabric.v1.GetPeerResponse
-	(*AddPeerRequest)(nil),          // 29: fabric.v1.AddPeerRequest
-	(*AddPeerResponse)(nil),         // 30: fabric.v1.AddPeerResponse
-	(*DeletePeerRequest)(nil),       // 31: fabric.v1.DeletePeerRequest
-	(*DeletePeerResponse)(nil),      // 32: fabric.v1.DeletePeerResponse
-	(*EnablePeerRequest)(nil),       // 33: fabric.v1.EnablePeerRequest
-	(*EnablePeerResponse)(nil),      // 34: fabric.v1.EnablePeerResponse
-	(*DisablePeerRequest)(nil),      // 35: fabric.v1.DisablePeerRequest
-	(*DisablePeerResponse)(nil),     // 36: fabric.v1.DisablePeerResponse
-	(*ResetPeerRequest)(nil),        // 37: fabric.v1.ResetPeerRequest
-	(*ResetPeerResponse)(nil),       // 38: fabric.v1.ResetPeerResponse
-	(*ListPrefixesRequest)(nil),     // 39: fabric.v1.ListPrefixesRequest
-	(*ListPrefixesResponse)(nil),    // 40: fabric.v1.ListPrefixesResponse
-	(*GetPrefixRequest)(nil),        // 41: fabric.v1.GetPrefixRequest
-	(*GetPrefixResponse)(nil),       // 42: fabric.v1.GetPrefixResponse
-	(*AddPrefixRequest)(nil),        // 43: fabric.v1.AddPrefixRequest
-	(*AddPrefixResponse)(nil),       // 44: fabric.v1.AddPrefixResponse
-	(*DeletePrefixRequest)(nil),     // 45: fabric.v1.DeletePrefixRequest
-	(*DeletePrefixResponse)(nil),    // 46: fabric.v1.DeletePrefixResponse
-	(*WatchPrefixesRequest)(nil),    // 47: fabric.v1.WatchPrefixesRequest
-	(*WatchPrefixesResponse)(nil),   // 48: fabric.v1.WatchPrefixesResponse
-	(*ListRoutesRequest)(nil),       // 49: fabric.v1.ListRoutesRequest
-	(*ListRoutesResponse)(nil),      // 50: fabric.v1.ListRoutesResponse
-	(*GetRouteRequest)(nil),         // 51: fabric.v1.GetRouteRequest
-	(*GetRouteResponse)(nil),        // 52: fabric.v1.GetRouteResponse
-	(*ExplainRouteRequest)(nil),     // 53: fabric.v1.ExplainRouteRequest
-	(*ExplainRouteResponse)(nil),    // 54: fabric.v1.ExplainRouteResponse
-	(*WatchRoutesRequest)(nil),      // 55: fabric.v1.WatchRoutesRequest
-	(*WatchRoutesResponse)(nil),     // 56: fabric.v1.WatchRoutesResponse
-	(*GetConfigRequest)(nil),        // 57: fabric.v1.GetConfigRequest
-	(*GetConfigResponse)(nil),       // 58: fabric.v1.GetConfigResponse
-	(*DiffConfigRequest)(nil),       // 59: fabric.v1.DiffConfigRequest
-	(*DiffConfigResponse)(nil),      // 60: fabric.v1.DiffConfigResponse
-	(*ListGenerationsRequest)(nil),  // 61: fabric.v1.ListGenerationsRequest
-	(*ListGenerationsResponse)(nil), // 62: fabric.v1.ListGenerationsResponse
-	(*RollbackConfigRequest)(nil),   // 63: fabric.v1.RollbackConfigRequest
-	(*RollbackConfigResponse)(nil),  // 64: fabric.v1.RollbackConfigResponse
-	(*RebaseConfigRequest)(nil),     // 65: fabric.v1.RebaseConfigRequest
-	(*RebaseConfigResponse)(nil),    // 66: fabric.v1.RebaseConfigResponse
-	(*SiteStatus)(nil),              // 67: fabric.v1.SiteStatus
-	(*ChangeOptions)(nil),           // 68: fabric.v1.ChangeOptions
-	(*ChangeResult)(nil),            // 69: fabric.v1.ChangeResult
-	(*Vrf)(nil),                     // 70: fabric.v1.Vrf
-	(*Tunnel)(nil),                  // 71: fabric.v1.Tunnel
-	(*TunnelChange)(nil),            // 72: fabric.v1.TunnelChange
-	(*BfdSession)(nil),              // 73: fabric.v1.BfdSession
-	(*Cloud)(nil),                   // 74: fabric.v1.Cloud
-	(*Peer)(nil),                    // 75: fabric.v1.Peer
-	(*PeerConfig)(nil),              // 76: fabric.v1.PeerConfig
-	(*Prefix)(nil),                  // 77: fabric.v1.Prefix
-	(*PrefixConfig)(nil),            // 78: fabric.v1.PrefixConfig
-	(*Route)(nil),                   // 79: fabric.v1.Route
-	(*Candidate)(nil),               // 80: fabric.v1.Candidate
-	(*Generation)(nil),              // 81: fabric.v1.Generation
+	(*DoctorRequest)(nil),           // 9: fabric.v1.DoctorRequest
+	(*DoctorResponse)(nil),          // 10: fabric.v1.DoctorResponse
+	(*ListVrfsRequest)(nil),         // 11: fabric.v1.ListVrfsRequest
+	(*ListVrfsResponse)(nil),        // 12: fabric.v1.ListVrfsResponse
+	(*ListTunnelsRequest)(nil),      // 13: fabric.v1.ListTunnelsRequest
+	(*ListTunnelsResponse)(nil),     // 14: fabric.v1.ListTunnelsResponse
+	(*WatchTunnelsRequest)(nil),     // 15: fabric.v1.WatchTunnelsRequest
+	(*WatchTunnelsResponse)(nil),    // 16: fabric.v1.WatchTunnelsResponse
+	(*DrainTunnelRequest)(nil),      // 17: fabric.v1.DrainTunnelRequest
+	(*DrainTunnelResponse)(nil),     // 18: fabric.v1.DrainTunnelResponse
+	(*UndrainTunnelRequest)(nil),    // 19: fabric.v1.UndrainTunnelRequest
+	(*UndrainTunnelResponse)(nil),   // 20: fabric.v1.UndrainTunnelResponse
+	(*ListBfdSessionsRequest)(nil),  // 21: fabric.v1.ListBfdSessionsRequest
+	(*ListBfdSessionsResponse)(nil), // 22: fabric.v1.ListBfdSessionsResponse
+	(*ListCloudsRequest)(nil),       // 23: fabric.v1.ListCloudsRequest
+	(*ListCloudsResponse)(nil),      // 24: fabric.v1.ListCloudsResponse
+	(*ApproveCloudRequest)(nil),     // 25: fabric.v1.ApproveCloudRequest
+	(*ApproveCloudResponse)(nil),    // 26: fabric.v1.ApproveCloudResponse
+	(*ListPeersRequest)(nil),        // 27: fabric.v1.ListPeersRequest
+	(*ListPeersResponse)(nil),       // 28: fabric.v1.ListPeersResponse
+	(*GetPeerRequest)(nil),          // 29: fabric.v1.GetPeerRequest
+	(*GetPeerResponse)(nil),         // 30: fabric.v1.GetPeerResponse
+	(*AddPeerRequest)(nil),          // 31: fabric.v1.AddPeerRequest
+	(*AddPeerResponse)(nil),         // 32: fabric.v1.AddPeerResponse
+	(*DeletePeerRequest)(nil),       // 33: fabric.v1.DeletePeerRequest
+	(*DeletePeerResponse)(nil),      // 34: fabric.v1.DeletePeerResponse
+	(*EnablePeerRequest)(nil),       // 35: fabric.v1.EnablePeerRequest
+	(*EnablePeerResponse)(nil),      // 36: fabric.v1.EnablePeerResponse
+	(*DisablePeerRequest)(nil),      // 37: fabric.v1.DisablePeerRequest
+	(*DisablePeerResponse)(nil),     // 38: fabric.v1.DisablePeerResponse
+	(*ResetPeerRequest)(nil),        // 39: fabric.v1.ResetPeerRequest
+	(*ResetPeerResponse)(nil),       // 40: fabric.v1.ResetPeerResponse
+	(*ListPrefixesRequest)(nil),     // 41: fabric.v1.ListPrefixesRequest
+	(*ListPrefixesResponse)(nil),    // 42: fabric.v1.ListPrefixesResponse
+	(*GetPrefixRequest)(nil),        // 43: fabric.v1.GetPrefixRequest
+	(*GetPrefixResponse)(nil),       // 44: fabric.v1.GetPrefixResponse
+	(*AddPrefixRequest)(nil),        // 45: fabric.v1.AddPrefixRequest
+	(*AddPrefixResponse)(nil),       // 46: fabric.v1.AddPrefixResponse
+	(*DeletePrefixRequest)(nil),     // 47: fabric.v1.DeletePrefixRequest
+	(*DeletePrefixResponse)(nil),    // 48: fabric.v1.DeletePrefixResponse
+	(*WatchPrefixesRequest)(nil),    // 49: fabric.v1.WatchPrefixesRequest
+	(*WatchPrefixesResponse)(nil),   // 50: fabric.v1.WatchPrefixesResponse
+	(*ListRoutesRequest)(nil),       // 51: fabric.v1.ListRoutesRequest
+	(*ListRoutesResponse)(nil),      // 52: fabric.v1.ListRoutesResponse
+	(*GetRouteRequest)(nil),         // 53: fabric.v1.GetRouteRequest
+	(*GetRouteResponse)(nil),        // 54: fabric.v1.GetRouteResponse
+	(*ExplainRouteRequest)(nil),     // 55: fabric.v1.ExplainRouteRequest
+	(*ExplainRouteResponse)(nil),    // 56: fabric.v1.ExplainRouteResponse
+	(*WatchRoutesRequest)(nil),      // 57: fabric.v1.WatchRoutesRequest
+	(*WatchRoutesResponse)(nil),     // 58: fabric.v1.WatchRoutesResponse
+	(*GetConfigRequest)(nil),        // 59: fabric.v1.GetConfigRequest
+	(*GetConfigResponse)(nil),       // 60: fabric.v1.GetConfigResponse
+	(*DiffConfigRequest)(nil),       // 61: fabric.v1.DiffConfigRequest
+	(*DiffConfigResponse)(nil),      // 62: fabric.v1.DiffConfigResponse
+	(*ListGenerationsRequest)(nil),  // 63: fabric.v1.ListGenerationsRequest
+	(*ListGenerationsResponse)(nil), // 64: fabric.v1.ListGenerationsResponse
+	(*RollbackConfigRequest)(nil),   // 65: fabric.v1.RollbackConfigRequest
+	(*RollbackConfigResponse)(nil),  // 66: fabric.v1.RollbackConfigResponse
+	(*RebaseConfigRequest)(nil),     // 67: fabric.v1.RebaseConfigRequest
+	(*RebaseConfigResponse)(nil),    // 68: fabric.v1.RebaseConfigResponse
+	(*SiteStatus)(nil),              // 69: fabric.v1.SiteStatus
+	(*ChangeOptions)(nil),           // 70: fabric.v1.ChangeOptions
+	(*ChangeResult)(nil),            // 71: fabric.v1.ChangeResult
+	(*Finding)(nil),                 // 72: fabric.v1.Finding
+	(*Vrf)(nil),                     // 73: fabric.v1.Vrf
+	(*Tunnel)(nil),                  // 74: fabric.v1.Tunnel
+	(*TunnelChange)(nil),            // 75: fabric.v1.TunnelChange
+	(*BfdSession)(nil),              // 76: fabric.v1.BfdSession
+	(*Cloud)(nil),                   // 77: fabric.v1.Cloud
+	(*Peer)(nil),                    // 78: fabric.v1.Peer
+	(*PeerConfig)(nil),              // 79: fabric.v1.PeerConfig
+	(*Prefix)(nil),                  // 80: fabric.v1.Prefix
+	(*PrefixConfig)(nil),            // 81: fabric.v1.PrefixConfig
+	(*Route)(nil),                   // 82: fabric.v1.Route
+	(*Candidate)(nil),               // 83: fabric.v1.Candidate
+	(*Generation)(nil),              // 84: fabric.v1.Generation
 }
 var file_fabric_v1_fabric_proto_depIdxs = []int32{
-	67, // 0: fabric.v1.GetSiteResponse.site:type_name -> fabric.v1.SiteStatus
-	68, // 1: fabric.v1.DrainSiteRequest.options:type_name -> fabric.v1.ChangeOptions
-	69, // 2: fabric.v1.DrainSiteResponse.result:type_name -> fabric.v1.ChangeResult
-	68, // 3: fabric.v1.UndrainSiteRequest.options:type_name -> fabric.v1.ChangeOptions
-	69, // 4: fabric.v1.UndrainSiteResponse.result:type_name -> fabric.v1.ChangeResult
-	70, // 5: fabric.v1.ListVrfsResponse.vrfs:type_name -> fabric.v1.Vrf
-	71, // 6: fabric.v1.ListTunnelsResponse.tunnels:type_name -> fabric.v1.Tunnel
-	0,  // 7: fabric.v1.WatchTunnelsResponse.kind:type_name -> fabric.v1.EventKind
-	71, // 8: fabric.v1.WatchTunnelsResponse.tunnel:type_name -> fabric.v1.Tunnel
-	72, // 9: fabric.v1.DrainTunnelResponse.result:type_name -> fabric.v1.TunnelChange
-	72, // 10: fabric.v1.UndrainTunnelResponse.result:type_name -> fabric.v1.TunnelChange
-	73, // 11: fabric.v1.ListBfdSessionsResponse.sessions:type_name -> fabric.v1.BfdSession
-	74, // 12: fabric.v1.ListCloudsResponse.clouds:type_name -> fabric.v1.Cloud
-	75, // 13: fabric.v1.ListPeersResponse.peers:type_name -> fabric.v1.Peer
-	75, // 14: fabric.v1.GetPeerResponse.peer:type_name -> fabric.v1.Peer
-	76, // 15: fabric.v1.GetPeerResponse.config:type_name -> fabric.v1.PeerConfig
-	76, // 16: fabric.v1.AddPeerRequest.peer:type_name -> fabric.v1.PeerConfig
-	68, // 17: fabric.v1.AddPeerRequest.options:type_name -> fabric.v1.ChangeOptions
-	69, // 18: fabric.v1.AddPeerResponse.result:type_name -> fabric.v1.ChangeResult
-	68, // 19: fabric.v1.DeletePeerRequest.options:type_name -> fabric.v1.ChangeOptions
-	69, // 20: fabric.v1.DeletePeerResponse.result:type_name -> fabric.v1.ChangeResult
-	68, // 21: fabric.v1.EnablePeerRequest.options:type_name -> fabric.v1.ChangeOptions
-	69, // 22: fabric.v1.EnablePeerResponse.result:type_name -> fabric.v1.ChangeResult
-	68, // 23: fabric.v1.DisablePeerRequest.options:type_name -> fabric.v1.ChangeOptions
-	69, // 24: fabric.v1.DisablePeerResponse.result:type_name -> fabric.v1.ChangeResult
-	77, // 25: fabric.v1.ListPrefixesResponse.prefixes:type_name -> fabric.v1.Prefix
-	77, // 26: fabric.v1.GetPrefixResponse.prefix:type_name -> fabric.v1.Prefix
-	78, // 27: fabric.v1.GetPrefixResponse.config:type_name -> fabric.v1.PrefixConfig
-	78, // 28: fabric.v1.AddPrefixRequest.prefix:type_name -> fabric.v1.PrefixConfig
-	68, // 29: fabric.v1.AddPrefixRequest.options:type_name -> fabric.v1.ChangeOptions
-	69, // 30: fabric.v1.AddPrefixResponse.result:type_name -> fabric.v1.ChangeResult
-	68, // 31: fabric.v1.DeletePrefixRequest.options:type_name -> fabric.v1.ChangeOptions
-	69, // 32: fabric.v1.DeletePrefixResponse.result:type_name -> fabric.v1.ChangeResult
-	0,  // 33: fabric.v1.WatchPrefixesResponse.kind:type_name -> fabric.v1.EventKind
-	77, // 34: fabric.v1.WatchPrefixesResponse.prefix:type_name -> fabric.v1.Prefix
-	79, // 35: fabric.v1.ListRoutesResponse.routes:type_name -> fabric.v1.Route
-	79, // 36: fabric.v1.GetRouteResponse.route:type_name -> fabric.v1.Route
-	80, // 37: fabric.v1.ExplainRouteResponse.candidates:type_name -> fabric.v1.Candidate
-	80, // 38: fabric.v1.ExplainRouteResponse.rejected:type_name -> fabric.v1.Candidate
-	0,  // 39: fabric.v1.WatchRoutesResponse.kind:type_name -> fabric.v1.EventKind
-	79, // 40: fabric.v1.WatchRoutesResponse.route:type_name -> fabric.v1.Route
-	81, // 41: fabric.v1.GetConfigResponse.generation:type_name -> fabric.v1.Generation
-	81, // 42: fabric.v1.ListGenerationsResponse.generations:type_name -> fabric.v1.Generation
-	68, // 43: fabric.v1.RollbackConfigRequest.options:type_name -> fabric.v1.ChangeOptions
-	69, // 44: fabric.v1.RollbackConfigResponse.result:type_name -> fabric.v1.ChangeResult
-	68, // 45: fabric.v1.RebaseConfigRequest.options:type_name -> fabric.v1.ChangeOptions
-	69, // 46: fabric.v1.RebaseConfigResponse.result:type_name -> fabric.v1.ChangeResult
-	1,  // 47: fabric.v1.FabricService.GetVersion:input_type -> fabric.v1.GetVersionRequest
-	3,  // 48: fabric.v1.FabricService.GetSite:input_type -> fabric.v1.GetSiteRequest
-	5,  // 49: fabric.v1.FabricService.DrainSite:input_type -> fabric.v1.DrainSiteRequest
-	7,  // 50: fabric.v1.FabricService.UndrainSite:input_type -> fabric.v1.UndrainSiteRequest
-	9,  // 51: fabric.v1.FabricService.ListVrfs:input_type -> fabric.v1.ListVrfsRequest
-	11, // 52: fabric.v1.FabricService.ListTunnels:input_type -> fabric.v1.ListTunnelsRequest
-	13, // 53: fabric.v1.FabricService.WatchTunnels:input_type -> fabric.v1.WatchTunnelsRequest
-	15, // 54: fabric.v1.FabricService.DrainTunnel:input_type -> fabric.v1.DrainTunnelRequest
-	17, // 55: fabric.v1.FabricService.UndrainTunnel:input_type -> fabric.v1.UndrainTunnelRequest
-	19, // 56: fabric.v1.FabricService.ListBfdSessions:input_type -> fabric.v1.ListBfdSessionsRequest
-	21, // 57: fabric.v1.FabricService.ListClouds:input_type -> fabric.v1.ListCloudsRequest
-	23, // 58: fabric.v1.FabricService.ApproveCloud:input_type -> fabric.v1.ApproveCloudRequest
-	25, // 59: fabric.v1.FabricService.ListPeers:input_type -> fabric.v1.ListPeersRequest
-	27, // 60: fabric.v1.FabricService.GetPeer:input_type -> fabric.v1.GetPeerRequest
-	29, // 61: fabric.v1.FabricService.AddPeer:input_type -> fabric.v1.AddPeerRequest
-	31, // 62: fabric.v1.FabricService.DeletePeer:input_type -> fabric.v1.DeletePeerRequest
-	33, // 63: fabric.v1.FabricService.EnablePeer:input_type -> fabric.v1.EnablePeerRequest
-	35, // 64: fabric.v1.FabricService.DisablePeer:input_type -> fabric.v1.DisablePeerRequest
-	37, // 65: fabric.v1.FabricService.ResetPeer:input_type -> fabric.v1.ResetPeerRequest
-	39, // 66: fabric.v1.FabricService.ListPrefixes:input_type -> fabric.v1.ListPrefixesRequest
-	41, // 67: fabric.v1.FabricService.GetPrefix:input_type -> fabric.v1.GetPrefixRequest
-	43, // 68: fabric.v1.FabricService.AddPrefix:input_type -> fabric.v1.AddPrefixRequest
-	45, // 69: fabric.v1.FabricService.DeletePrefix:input_type -> fabric.v1.DeletePrefixRequest
-	47, // 70: fabric.v1.FabricService.WatchPrefixes:input_type -> fabric.v1.WatchPrefixesRequest
-	49, // 71: fabric.v1.FabricService.ListRoutes:input_type -> fabric.v1.ListRoutesRequest
-	51, // 72: fabric.v1.FabricService.GetRoute:input_type -> fabric.v1.GetRouteRequest
-	53, // 73: fabric.v1.FabricService.ExplainRoute:input_type -> fabric.v1.ExplainRouteRequest
-	55, // 74: fabric.v1.FabricService.WatchRoutes:input_type -> fabric.v1.WatchRoutesRequest
-	57, // 75: fabric.v1.FabricService.GetConfig:input_type -> fabric.v1.GetConfigRequest
-	59, // 76: fabric.v1.FabricService.DiffConfig:input_type -> fabric.v1.DiffConfigRequest
-	61, // 77: fabric.v1.FabricService.ListGenerations:input_type -> fabric.v1.ListGenerationsRequest
-	63, // 78: fabric.v1.FabricService.RollbackConfig:input_type -> fabric.v1.RollbackConfigRequest
-	65, // 79: fabric.v1.FabricService.RebaseConfig:input_type -> fabric.v1.RebaseConfigRequest
-	2,  // 80: fabric.v1.FabricService.GetVersion:output_type -> fabric.v1.GetVersionResponse
-	4,  // 81: fabric.v1.FabricService.GetSite:output_type -> fabric.v1.GetSiteResponse
-	6,  // 82: fabric.v1.FabricService.DrainSite:output_type -> fabric.v1.DrainSiteResponse
-	8,  // 83: fabric.v1.FabricService.UndrainSite:output_type -> fabric.v1.UndrainSiteResponse
-	10, // 84: fabric.v1.FabricService.ListVrfs:output_type -> fabric.v1.ListVrfsResponse
-	12, // 85: fabric.v1.FabricService.ListTunnels:output_type -> fabric.v1.ListTunnelsResponse
-	14, // 86: fabric.v1.FabricService.WatchTunnels:output_type -> fabric.v1.WatchTunnelsResponse
-	16, // 87: fabric.v1.FabricService.DrainTunnel:output_type -> fabric.v1.DrainTunnelResponse
-	18, // 88: fabric.v1.FabricService.UndrainTunnel:output_type -> fabric.v1.UndrainTunnelResponse
-	20, // 89: fabric.v1.FabricService.ListBfdSessions:output_type -> fabric.v1.ListBfdSessionsResponse
-	22, // 90: fabric.v1.FabricService.ListClouds:output_type -> fabric.v1.ListCloudsResponse
-	24, // 91: fabric.v1.FabricService.ApproveCloud:output_type -> fabric.v1.ApproveCloudResponse
-	26, // 92: fabric.v1.FabricService.ListPeers:output_type -> fabric.v1.ListPeersResponse
-	28, // 93: fabric.v1.FabricService.GetPeer:output_type -> fabric.v1.GetPeerResponse
-	30, // 94: fabric.v1.FabricService.AddPeer:output_type -> fabric.v1.AddPeerResponse
-	32, // 95: fabric.v1.FabricService.DeletePeer:output_type -> fabric.v1.DeletePeerResponse
-	34, // 96: fabric.v1.FabricService.EnablePeer:output_type -> fabric.v1.EnablePeerResponse
-	36, // 97: fabric.v1.FabricService.DisablePeer:output_type -> fabric.v1.DisablePeerResponse
-	38, // 98: fabric.v1.FabricService.ResetPeer:output_type -> fabric.v1.ResetPeerResponse
-	40, // 99: fabric.v1.FabricService.ListPrefixes:output_type -> fabric.v1.ListPrefixesResponse
-	42, // 100: fabric.v1.FabricService.GetPrefix:output_type -> fabric.v1.GetPrefixResponse
-	44, // 101: fabric.v1.FabricService.AddPrefix:output_type -> fabric.v1.AddPrefixResponse
-	46, // 102: fabric.v1.FabricService.DeletePrefix:output_type -> fabric.v1.DeletePrefixResponse
-	48, // 103: fabric.v1.FabricService.WatchPrefixes:output_type -> fabric.v1.WatchPrefixesResponse
-	50, // 104: fabric.v1.FabricService.ListRoutes:output_type -> fabric.v1.ListRoutesResponse
-	52, // 105: fabric.v1.FabricService.GetRoute:output_type -> fabric.v1.GetRouteResponse
-	54, // 106: fabric.v1.FabricService.ExplainRoute:output_type -> fabric.v1.ExplainRouteResponse
-	56, // 107: fabric.v1.FabricService.WatchRoutes:output_type -> fabric.v1.WatchRoutesResponse
-	58, // 108: fabric.v1.FabricService.GetConfig:output_type -> fabric.v1.GetConfigResponse
-	60, // 109: fabric.v1.FabricService.DiffConfig:output_type -> fabric.v1.DiffConfigResponse
-	62, // 110: fabric.v1.FabricService.ListGenerations:output_type -> fabric.v1.ListGenerationsResponse
-	64, // 111: fabric.v1.FabricService.RollbackConfig:output_type -> fabric.v1.RollbackConfigResponse
-	66, // 112: fabric.v1.FabricService.RebaseConfig:output_type -> fabric.v1.RebaseConfigResponse
-	80, // [80:113] is the sub-list for method output_type
-	47, // [47:80] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	69, // 0: fabric.v1.GetSiteResponse.site:type_name -> fabric.v1.SiteStatus
+	70, // 1: fabric.v1.DrainSiteRequest.options:type_name -> fabric.v1.ChangeOptions
+	71, // 2: fabric.v1.DrainSiteResponse.result:type_name -> fabric.v1.ChangeResult
+	70, // 3: fabric.v1.UndrainSiteRequest.options:type_name -> fabric.v1.ChangeOptions
+	71, // 4: fabric.v1.UndrainSiteResponse.result:type_name -> fabric.v1.ChangeResult
+	72, // 5: fabric.v1.DoctorResponse.findings:type_name -> fabric.v1.Finding
+	73, // 6: fabric.v1.ListVrfsResponse.vrfs:type_name -> fabric.v1.Vrf
+	74, // 7: fabric.v1.ListTunnelsResponse.tunnels:type_name -> fabric.v1.Tunnel
+	0,  // 8: fabric.v1.WatchTunnelsResponse.kind:type_name -> fabric.v1.EventKind
+	74, // 9: fabric.v1.WatchTunnelsResponse.tunnel:type_name -> fabric.v1.Tunnel
+	75, // 10: fabric.v1.DrainTunnelResponse.result:type_name -> fabric.v1.TunnelChange
+	75, // 11: fabric.v1.UndrainTunnelResponse.result:type_name -> fabric.v1.TunnelChange
+	76, // 12: fabric.v1.ListBfdSessionsResponse.sessions:type_name -> fabric.v1.BfdSession
+	77, // 13: fabric.v1.ListCloudsResponse.clouds:type_name -> fabric.v1.Cloud
+	78, // 14: fabric.v1.ListPeersResponse.peers:type_name -> fabric.v1.Peer
+	78, // 15: fabric.v1.GetPeerResponse.peer:type_name -> fabric.v1.Peer
+	79, // 16: fabric.v1.GetPeerResponse.config:type_name -> fabric.v1.PeerConfig
+	79, // 17: fabric.v1.AddPeerRequest.peer:type_name -> fabric.v1.PeerConfig
+	70, // 18: fabric.v1.AddPeerRequest.options:type_name -> fabric.v1.ChangeOptions
+	71, // 19: fabric.v1.AddPeerResponse.result:type_name -> fabric.v1.ChangeResult
+	70, // 20: fabric.v1.DeletePeerRequest.options:type_name -> fabric.v1.ChangeOptions
+	71, // 21: fabric.v1.DeletePeerResponse.result:type_name -> fabric.v1.ChangeResult
+	70, // 22: fabric.v1.EnablePeerRequest.options:type_name -> fabric.v1.ChangeOptions
+	71, // 23: fabric.v1.EnablePeerResponse.result:type_name -> fabric.v1.ChangeResult
+	70, // 24: fabric.v1.DisablePeerRequest.options:type_name -> fabric.v1.ChangeOptions
+	71, // 25: fabric.v1.DisablePeerResponse.result:type_name -> fabric.v1.ChangeResult
+	80, // 26: fabric.v1.ListPrefixesResponse.prefixes:type_name -> fabric.v1.Prefix
+	80, // 27: fabric.v1.GetPrefixResponse.prefix:type_name -> fabric.v1.Prefix
+	81, // 28: fabric.v1.GetPrefixResponse.config:type_name -> fabric.v1.PrefixConfig
+	81, // 29: fabric.v1.AddPrefixRequest.prefix:type_name -> fabric.v1.PrefixConfig
+	70, // 30: fabric.v1.AddPrefixRequest.options:type_name -> fabric.v1.ChangeOptions
+	71, // 31: fabric.v1.AddPrefixResponse.result:type_name -> fabric.v1.ChangeResult
+	70, // 32: fabric.v1.DeletePrefixRequest.options:type_name -> fabric.v1.ChangeOptions
+	71, // 33: fabric.v1.DeletePrefixResponse.result:type_name -> fabric.v1.ChangeResult
+	0,  // 34: fabric.v1.WatchPrefixesResponse.kind:type_name -> fabric.v1.EventKind
+	80, // 35: fabric.v1.WatchPrefixesResponse.prefix:type_name -> fabric.v1.Prefix
+	82, // 36: fabric.v1.ListRoutesResponse.routes:type_name -> fabric.v1.Route
+	82, // 37: fabric.v1.GetRouteResponse.route:type_name -> fabric.v1.Route
+	83, // 38: fabric.v1.ExplainRouteResponse.candidates:type_name -> fabric.v1.Candidate
+	83, // 39: fabric.v1.ExplainRouteResponse.rejected:type_name -> fabric.v1.Candidate
+	0,  // 40: fabric.v1.WatchRoutesResponse.kind:type_name -> fabric.v1.EventKind
+	82, // 41: fabric.v1.WatchRoutesResponse.route:type_name -> fabric.v1.Route
+	84, // 42: fabric.v1.GetConfigResponse.generation:type_name -> fabric.v1.Generation
+	84, // 43: fabric.v1.ListGenerationsResponse.generations:type_name -> fabric.v1.Generation
+	70, // 44: fabric.v1.RollbackConfigRequest.options:type_name -> fabric.v1.ChangeOptions
+	71, // 45: fabric.v1.RollbackConfigResponse.result:type_name -> fabric.v1.ChangeResult
+	70, // 46: fabric.v1.RebaseConfigRequest.options:type_name -> fabric.v1.ChangeOptions
+	71, // 47: fabric.v1.RebaseConfigResponse.result:type_name -> fabric.v1.ChangeResult
+	1,  // 48: fabric.v1.FabricService.GetVersion:input_type -> fabric.v1.GetVersionRequest
+	3,  // 49: fabric.v1.FabricService.GetSite:input_type -> fabric.v1.GetSiteRequest
+	5,  // 50: fabric.v1.FabricService.DrainSite:input_type -> fabric.v1.DrainSiteRequest
+	7,  // 51: fabric.v1.FabricService.UndrainSite:input_type -> fabric.v1.UndrainSiteRequest
+	9,  // 52: fabric.v1.FabricService.Doctor:input_type -> fabric.v1.DoctorRequest
+	11, // 53: fabric.v1.FabricService.ListVrfs:input_type -> fabric.v1.ListVrfsRequest
+	13, // 54: fabric.v1.FabricService.ListTunnels:input_type -> fabric.v1.ListTunnelsRequest
+	15, // 55: fabric.v1.FabricService.WatchTunnels:input_type -> fabric.v1.WatchTunnelsRequest
+	17, // 56: fabric.v1.FabricService.DrainTunnel:input_type -> fabric.v1.DrainTunnelRequest
+	19, // 57: fabric.v1.FabricService.UndrainTunnel:input_type -> fabric.v1.UndrainTunnelRequest
+	21, // 58: fabric.v1.FabricService.ListBfdSessions:input_type -> fabric.v1.ListBfdSessionsRequest
+	23, // 59: fabric.v1.FabricService.ListClouds:input_type -> fabric.v1.ListCloudsRequest
+	25, // 60: fabric.v1.FabricService.ApproveCloud:input_type -> fabric.v1.ApproveCloudRequest
+	27, // 61: fabric.v1.FabricService.ListPeers:input_type -> fabric.v1.ListPeersRequest
+	29, // 62: fabric.v1.FabricService.GetPeer:input_type -> fabric.v1.GetPeerRequest
+	31, // 63: fabric.v1.FabricService.AddPeer:input_type -> fabric.v1.AddPeerRequest
+	33, // 64: fabric.v1.FabricService.DeletePeer:input_type -> fabric.v1.DeletePeerRequest
+	35, // 65: fabric.v1.FabricService.EnablePeer:input_type -> fabric.v1.EnablePeerRequest
+	37, // 66: fabric.v1.FabricService.DisablePeer:input_type -> fabric.v1.DisablePeerRequest
+	39, // 67: fabric.v1.FabricService.ResetPeer:input_type -> fabric.v1.ResetPeerRequest
+	41, // 68: fabric.v1.FabricService.ListPrefixes:input_type -> fabric.v1.ListPrefixesRequest
+	43, // 69: fabric.v1.FabricService.GetPrefix:input_type -> fabric.v1.GetPrefixRequest
+	45, // 70: fabric.v1.FabricService.AddPrefix:input_type -> fabric.v1.AddPrefixRequest
+	47, // 71: fabric.v1.FabricService.DeletePrefix:input_type -> fabric.v1.DeletePrefixRequest
+	49, // 72: fabric.v1.FabricService.WatchPrefixes:input_type -> fabric.v1.WatchPrefixesRequest
+	51, // 73: fabric.v1.FabricService.ListRoutes:input_type -> fabric.v1.ListRoutesRequest
+	53, // 74: fabric.v1.FabricService.GetRoute:input_type -> fabric.v1.GetRouteRequest
+	55, // 75: fabric.v1.FabricService.ExplainRoute:input_type -> fabric.v1.ExplainRouteRequest
+	57, // 76: fabric.v1.FabricService.WatchRoutes:input_type -> fabric.v1.WatchRoutesRequest
+	59, // 77: fabric.v1.FabricService.GetConfig:input_type -> fabric.v1.GetConfigRequest
+	61, // 78: fabric.v1.FabricService.DiffConfig:input_type -> fabric.v1.DiffConfigRequest
+	63, // 79: fabric.v1.FabricService.ListGenerations:input_type -> fabric.v1.ListGenerationsRequest
+	65, // 80: fabric.v1.FabricService.RollbackConfig:input_type -> fabric.v1.RollbackConfigRequest
+	67, // 81: fabric.v1.FabricService.RebaseConfig:input_type -> fabric.v1.RebaseConfigRequest
+	2,  // 82: fabric.v1.FabricService.GetVersion:output_type -> fabric.v1.GetVersionResponse
+	4,  // 83: fabric.v1.FabricService.GetSite:output_type -> fabric.v1.GetSiteResponse
+	6,  // 84: fabric.v1.FabricService.DrainSite:output_type -> fabric.v1.DrainSiteResponse
+	8,  // 85: fabric.v1.FabricService.UndrainSite:output_type -> fabric.v1.UndrainSiteResponse
+	10, // 86: fabric.v1.FabricService.Doctor:output_type -> fabric.v1.DoctorResponse
+	12, // 87: fabric.v1.FabricService.ListVrfs:output_type -> fabric.v1.ListVrfsResponse
+	14, // 88: fabric.v1.FabricService.ListTunnels:output_type -> fabric.v1.ListTunnelsResponse
+	16, // 89: fabric.v1.FabricService.WatchTunnels:output_type -> fabric.v1.WatchTunnelsResponse
+	18, // 90: fabric.v1.FabricService.DrainTunnel:output_type -> fabric.v1.DrainTunnelResponse
+	20, // 91: fabric.v1.FabricService.UndrainTunnel:output_type -> fabric.v1.UndrainTunnelResponse
+	22, // 92: fabric.v1.FabricService.ListBfdSessions:output_type -> fabric.v1.ListBfdSessionsResponse
+	24, // 93: fabric.v1.FabricService.ListClouds:output_type -> fabric.v1.ListCloudsResponse
+	26, // 94: fabric.v1.FabricService.ApproveCloud:output_type -> fabric.v1.ApproveCloudResponse
+	28, // 95: fabric.v1.FabricService.ListPeers:output_type -> fabric.v1.ListPeersResponse
+	30, // 96: fabric.v1.FabricService.GetPeer:output_type -> fabric.v1.GetPeerResponse
+	32, // 97: fabric.v1.FabricService.AddPeer:output_type -> fabric.v1.AddPeerResponse
+	34, // 98: fabric.v1.FabricService.DeletePeer:output_type -> fabric.v1.DeletePeerResponse
+	36, // 99: fabric.v1.FabricService.EnablePeer:output_type -> fabric.v1.EnablePeerResponse
+	38, // 100: fabric.v1.FabricService.DisablePeer:output_type -> fabric.v1.DisablePeerResponse
+	40, // 101: fabric.v1.FabricService.ResetPeer:output_type -> fabric.v1.ResetPeerResponse
+	42, // 102: fabric.v1.FabricService.ListPrefixes:output_type -> fabric.v1.ListPrefixesResponse
+	44, // 103: fabric.v1.FabricService.GetPrefix:output_type -> fabric.v1.GetPrefixResponse
+	46, // 104: fabric.v1.FabricService.AddPrefix:output_type -> fabric.v1.AddPrefixResponse
+	48, // 105: fabric.v1.FabricService.DeletePrefix:output_type -> fabric.v1.DeletePrefixResponse
+	50, // 106: fabric.v1.FabricService.WatchPrefixes:output_type -> fabric.v1.WatchPrefixesResponse
+	52, // 107: fabric.v1.FabricService.ListRoutes:output_type -> fabric.v1.ListRoutesResponse
+	54, // 108: fabric.v1.FabricService.GetRoute:output_type -> fabric.v1.GetRouteResponse
+	56, // 109: fabric.v1.FabricService.ExplainRoute:output_type -> fabric.v1.ExplainRouteResponse
+	58, // 110: fabric.v1.FabricService.WatchRoutes:output_type -> fabric.v1.WatchRoutesResponse
+	60, // 111: fabric.v1.FabricService.GetConfig:output_type -> fabric.v1.GetConfigResponse
+	62, // 112: fabric.v1.FabricService.DiffConfig:output_type -> fabric.v1.DiffConfigResponse
+	64, // 113: fabric.v1.FabricService.ListGenerations:output_type -> fabric.v1.ListGenerationsResponse
+	66, // 114: fabric.v1.FabricService.RollbackConfig:output_type -> fabric.v1.RollbackConfigResponse
+	68, // 115: fabric.v1.FabricService.RebaseConfig:output_type -> fabric.v1.RebaseConfigResponse
+	82, // [82:116] is the sub-list for method output_type
+	48, // [48:82] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_fabric_v1_fabric_proto_init() }
@@ -3874,7 +4007,7 @@ func file_fabric_v1_fabric_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fabric_v1_fabric_proto_rawDesc), len(file_fabric_v1_fabric_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   66,
+			NumMessages:   68,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

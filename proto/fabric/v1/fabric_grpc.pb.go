@@ -30,6 +30,7 @@ const (
 	FabricService_GetSite_FullMethodName         = "/fabric.v1.FabricService/GetSite"
 	FabricService_DrainSite_FullMethodName       = "/fabric.v1.FabricService/DrainSite"
 	FabricService_UndrainSite_FullMethodName     = "/fabric.v1.FabricService/UndrainSite"
+	FabricService_Doctor_FullMethodName          = "/fabric.v1.FabricService/Doctor"
 	FabricService_ListVrfs_FullMethodName        = "/fabric.v1.FabricService/ListVrfs"
 	FabricService_ListTunnels_FullMethodName     = "/fabric.v1.FabricService/ListTunnels"
 	FabricService_WatchTunnels_FullMethodName    = "/fabric.v1.FabricService/WatchTunnels"
@@ -75,6 +76,8 @@ type FabricServiceClient interface {
 	DrainSite(ctx context.Context, in *DrainSiteRequest, opts ...grpc.CallOption) (*DrainSiteResponse, error)
 	// UndrainSite announces it again.
 	UndrainSite(ctx context.Context, in *UndrainSiteRequest, opts ...grpc.CallOption) (*UndrainSiteResponse, error)
+	// Doctor looks at the gateway's host as the daemon sees it, and says what keeps the fabric from working there. It changes nothing.
+	Doctor(ctx context.Context, in *DoctorRequest, opts ...grpc.CallOption) (*DoctorResponse, error)
 	// ListVrfs returns the routing domains at this gateway.
 	ListVrfs(ctx context.Context, in *ListVrfsRequest, opts ...grpc.CallOption) (*ListVrfsResponse, error)
 	// ListTunnels returns the tunnels to other gateways, each with its BFD session.
@@ -180,6 +183,16 @@ func (c *fabricServiceClient) UndrainSite(ctx context.Context, in *UndrainSiteRe
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(UndrainSiteResponse)
 	err := c.cc.Invoke(ctx, FabricService_UndrainSite_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *fabricServiceClient) Doctor(ctx context.Context, in *DoctorRequest, opts ...grpc.CallOption) (*DoctorResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DoctorResponse)
+	err := c.cc.Invoke(ctx, FabricService_Doctor_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -535,6 +548,8 @@ type FabricServiceServer interface {
 	DrainSite(context.Context, *DrainSiteRequest) (*DrainSiteResponse, error)
 	// UndrainSite announces it again.
 	UndrainSite(context.Context, *UndrainSiteRequest) (*UndrainSiteResponse, error)
+	// Doctor looks at the gateway's host as the daemon sees it, and says what keeps the fabric from working there. It changes nothing.
+	Doctor(context.Context, *DoctorRequest) (*DoctorResponse, error)
 	// ListVrfs returns the routing domains at this gateway.
 	ListVrfs(context.Context, *ListVrfsRequest) (*ListVrfsResponse, error)
 	// ListTunnels returns the tunnels to other gateways, each with its BFD session.
@@ -617,6 +632,9 @@ func (UnimplementedFabricServiceServer) DrainSite(context.Context, *DrainSiteReq
 }
 func (UnimplementedFabricServiceServer) UndrainSite(context.Context, *UndrainSiteRequest) (*UndrainSiteResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method UndrainSite not implemented")
+}
+func (UnimplementedFabricServiceServer) Doctor(context.Context, *DoctorRequest) (*DoctorResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Doctor not implemented")
 }
 func (UnimplementedFabricServiceServer) ListVrfs(context.Context, *ListVrfsRequest) (*ListVrfsResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method ListVrfs not implemented")
@@ -794,6 +812,24 @@ func _FabricService_UndrainSite_Handler(srv interface{}, ctx context.Context, de
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(FabricServiceServer).UndrainSite(ctx, req.(*UndrainSiteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _FabricService_Doctor_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DoctorRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FabricServiceServer).Doctor(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FabricService_Doctor_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FabricServiceServer).Doctor(ctx, req.(*DoctorRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1307,6 +1343,10 @@ var FabricService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "UndrainSite",
 			Handler:    _FabricService_UndrainSite_Handler,
+		},
+		{
+			MethodName: "Doctor",
+			Handler:    _FabricService_Doctor_Handler,
 		},
 		{
 			MethodName: "ListVrfs",

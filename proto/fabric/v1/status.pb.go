@@ -1686,6 +1686,88 @@ func (x *CloudEntry) GetError() string {
 	return ""
 }
 
+// Finding is one thing to know about the gateway's host.
+type Finding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How bad it is: "error", "warning" or "info".
+	Severity string `protobuf:"bytes,1,opt,name=severity,proto3" json:"severity,omitempty"`
+	// The same for the same kind of fault.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// What was found.
+	What string `protobuf:"bytes,3,opt,name=what,proto3" json:"what,omitempty"`
+	// Why it matters.
+	Why string `protobuf:"bytes,4,opt,name=why,proto3" json:"why,omitempty"`
+	// The command that mends it, lines for a shell; "" where there is nothing to do.
+	Mend          string `protobuf:"bytes,5,opt,name=mend,proto3" json:"mend,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_fabric_v1_status_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_fabric_v1_status_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_fabric_v1_status_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Finding) GetSeverity() string {
+	if x != nil {
+		return x.Severity
+	}
+	return ""
+}
+
+func (x *Finding) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Finding) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *Finding) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *Finding) GetMend() string {
+	if x != nil {
+		return x.Mend
+	}
+	return ""
+}
+
 var File_fabric_v1_status_proto protoreflect.FileDescriptor
 
 const file_fabric_v1_status_proto_rawDesc = "" +
@@ -1875,7 +1957,13 @@ const file_fabric_v1_status_proto_rawDesc = "" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x19\n" +
 	"\bnext_hop\x18\x02 \x01(\tR\anextHop\x12\x14\n" +
 	"\x05state\x18\x03 \x01(\tR\x05state\x12\x14\n" +
-	"\x05error\x18\x04 \x01(\tR\x05errorB!Z\x1ffabric/proto/fabric/v1;fabricv1b\x06proto3"
+	"\x05error\x18\x04 \x01(\tR\x05error\"o\n" +
+	"\aFinding\x12\x1a\n" +
+	"\bseverity\x18\x01 \x01(\tR\bseverity\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
+	"\x04what\x18\x03 \x01(\tR\x04what\x12\x10\n" +
+	"\x03why\x18\x04 \x01(\tR\x03why\x12\x12\n" +
+	"\x04mend\x18\x05 \x01(\tR\x04mendB!Z\x1ffabric/proto/fabric/v1;fabricv1b\x06proto3"
 
 var (
 	file_fabric_v1_status_proto_rawDescOnce sync.Once
@@ -1889,7 +1977,7 @@ func file_fabric_v1_status_proto_rawDescGZIP() []byte {
 	return file_fabric_v1_status_proto_rawDescData
 }
 
-var file_fabric_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_fabric_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_fabric_v1_status_proto_goTypes = []any{
 	(*SiteStatus)(nil),            // 0: fabric.v1.SiteStatus
 	(*Vrf)(nil),                   // 1: fabric.v1.Vrf
@@ -1902,26 +1990,27 @@ var file_fabric_v1_status_proto_goTypes = []any{
 	(*BfdSession)(nil),            // 8: fabric.v1.BfdSession
 	(*Cloud)(nil),                 // 9: fabric.v1.Cloud
 	(*CloudEntry)(nil),            // 10: fabric.v1.CloudEntry
-	nil,                           // 11: fabric.v1.BfdSession.DroppedEntry
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
+	(*Finding)(nil),               // 11: fabric.v1.Finding
+	nil,                           // 12: fabric.v1.BfdSession.DroppedEntry
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 14: google.protobuf.Duration
 }
 var file_fabric_v1_status_proto_depIdxs = []int32{
-	12, // 0: fabric.v1.SiteStatus.started:type_name -> google.protobuf.Timestamp
-	12, // 1: fabric.v1.Peer.since:type_name -> google.protobuf.Timestamp
-	13, // 2: fabric.v1.Peer.hold:type_name -> google.protobuf.Duration
-	13, // 3: fabric.v1.Peer.keepalive:type_name -> google.protobuf.Duration
+	13, // 0: fabric.v1.SiteStatus.started:type_name -> google.protobuf.Timestamp
+	13, // 1: fabric.v1.Peer.since:type_name -> google.protobuf.Timestamp
+	14, // 2: fabric.v1.Peer.hold:type_name -> google.protobuf.Duration
+	14, // 3: fabric.v1.Peer.keepalive:type_name -> google.protobuf.Duration
 	4,  // 4: fabric.v1.Candidate.route:type_name -> fabric.v1.Route
-	12, // 5: fabric.v1.Tunnel.since:type_name -> google.protobuf.Timestamp
-	12, // 6: fabric.v1.Tunnel.last_handshake:type_name -> google.protobuf.Timestamp
+	13, // 5: fabric.v1.Tunnel.since:type_name -> google.protobuf.Timestamp
+	13, // 6: fabric.v1.Tunnel.last_handshake:type_name -> google.protobuf.Timestamp
 	8,  // 7: fabric.v1.Tunnel.bfd:type_name -> fabric.v1.BfdSession
 	6,  // 8: fabric.v1.TunnelChange.tunnel:type_name -> fabric.v1.Tunnel
-	12, // 9: fabric.v1.BfdSession.since:type_name -> google.protobuf.Timestamp
-	13, // 10: fabric.v1.BfdSession.tx_interval:type_name -> google.protobuf.Duration
-	13, // 11: fabric.v1.BfdSession.detection:type_name -> google.protobuf.Duration
-	11, // 12: fabric.v1.BfdSession.dropped:type_name -> fabric.v1.BfdSession.DroppedEntry
+	13, // 9: fabric.v1.BfdSession.since:type_name -> google.protobuf.Timestamp
+	14, // 10: fabric.v1.BfdSession.tx_interval:type_name -> google.protobuf.Duration
+	14, // 11: fabric.v1.BfdSession.detection:type_name -> google.protobuf.Duration
+	12, // 12: fabric.v1.BfdSession.dropped:type_name -> fabric.v1.BfdSession.DroppedEntry
 	10, // 13: fabric.v1.Cloud.entries:type_name -> fabric.v1.CloudEntry
-	12, // 14: fabric.v1.Cloud.last_sync:type_name -> google.protobuf.Timestamp
+	13, // 14: fabric.v1.Cloud.last_sync:type_name -> google.protobuf.Timestamp
 	15, // [15:15] is the sub-list for method output_type
 	15, // [15:15] is the sub-list for method input_type
 	15, // [15:15] is the sub-list for extension type_name
@@ -1942,7 +2031,7 @@ func file_fabric_v1_status_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fabric_v1_status_proto_rawDesc), len(file_fabric_v1_status_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
