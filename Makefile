@@ -9,7 +9,7 @@ FUZZTIME ?= 30s
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 .PHONY: deps
 deps: ## install what is missing (Debian packages, by name; needs root)
@@ -68,6 +68,14 @@ units: build ## systemd-analyze verify, and security at most 4.0
 .PHONY: test-vm
 test-vm: ## the kernel's tests and the demo on Debian's kernel with VRF devices and WireGuard, in a virtual machine
 	@lab/vm/test.sh
+
+.PHONY: interop
+interop: deps ## beside FRR, BIRD, GoBGP and ExaBGP, a hostile neighbour and 64 VRFs; writes the table of docs/interop.md (6 min)
+	INTEROP=full $(GO) test -count=1 -v -timeout 15m ./lab/interop
+
+.PHONY: test-64vrf
+test-64vrf: deps ## 64 VRFs in one fabric-site that have everything in common, and a leak matrix over all of them
+	INTEROP=full $(GO) test -count=1 -v -run TestManyVRFs ./lab/interop
 
 .PHONY: bench-bfd
 bench-bfd: deps ## 50, 200, 500 BFD sessions: CPU, memory, false Downs beside FRR's bfdd, as JSON (7 min)

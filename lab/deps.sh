@@ -5,7 +5,7 @@
 # package would start its own daemons on the host, which the lab has no use for.
 set -eu
 
-packages="bird2 ca-certificates frr gcc git iperf3 iproute2 iputils-ping jq libc6-dev netcat-openbsd nftables procps systemd tcpdump util-linux"
+packages="bird2 ca-certificates exabgp frr gcc git gobgpd iperf3 iproute2 iputils-ping jq libc6-dev netcat-openbsd nftables procps systemd tcpdump util-linux"
 
 missing() {
 	for package in $packages; do
