@@ -354,6 +354,21 @@ func TestRunCarrier(t *testing.T) {
 			t.Fatal("a tunnel that is no more is still known")
 		}
 	}
+	// Another port: the former one is closed.
+	other, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.Port = other.Addr().(*net.TCPAddr).Port
+	other.Close()
+	tell()
+	until("another port", func(s listenStatus) bool {
+		return s.Err == "" && strings.HasSuffix(s.Address, fmt.Sprint(":", config.Port))
+	})
+	if c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+		c.Close()
+		t.Error("the former port is still listened on")
+	}
 	if err := os.Remove(filepath.Join(dir, carrierConfig)); err != nil {
 		t.Fatal(err)
 	}
