@@ -223,6 +223,12 @@ func TestTLSFailover(t *testing.T) {
 			t.Errorf("carrier process is %d, was %d", again, pid)
 		}
 	})
+	t.Run("a second carrier process is refused", func(t *testing.T) {
+		out, err := b.program("carrier", "--run-dir", b.runDir()).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "is locked") {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
 	t.Run("the carrier process is killed", func(t *testing.T) {
 		old := 0
 		_, gap := p.phase(func() {

@@ -59,7 +59,15 @@ func planLinks(old, in *intent) []string {
 		}
 		return m
 	}
-	return planMap(tunnels(old), tunnels(in), func(k string) string { return "tunnel " + k })
+	listeners := func(in *intent) map[string]any {
+		m := map[string]any{}
+		if in.plan.Listener != nil {
+			m["tls tunnels"] = *in.plan.Listener
+		}
+		return m
+	}
+	return slices.Concat(planMap(tunnels(old), tunnels(in), func(k string) string { return "tunnel " + k }),
+		planMap(listeners(old), listeners(in), func(k string) string { return "listener of " + k }))
 }
 
 func planMap[K comparable, V any](old, in map[K]V, name func(K) string) []string {

@@ -449,7 +449,7 @@ func TestExecProcesses(t *testing.T) {
 	if list, err := p.List(); err != nil || !reflect.DeepEqual(list, []string{d}) {
 		t.Errorf("list %v, error %v", list, err)
 	}
-	if _, err := claim(tunnelLock(run, d)); err == nil || !strings.Contains(err.Error(), "another process carries this tunnel") {
+	if _, err := claim(tunnelLock(run, d)); err == nil || !strings.Contains(err.Error(), "another process does this already") {
 		t.Errorf("a second claim: %v", err)
 	}
 	if err := p.Stop(context.Background(), d); err != nil {

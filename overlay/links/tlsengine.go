@@ -47,7 +47,7 @@ func NewCarriers(runDir string, process CarrierProcess) *Carriers {
 var farEnd = netip.MustParseAddrPort("[100::1]:443")
 
 // tellCarriers writes what the tunnel processes are to know before they are started, and ends those that run with something else: they are
-// started again with what is in the file. ours is the edge of tunnel devices, present what it has.
+// started again with what is in the file. ours is the edge of tunnel devices, present what it has; devices that go are taken out of it.
 func (e *Engine) tellCarriers(p *pass, plan overlay.Plan, ours kernel.Links, present map[string]kernel.Link) {
 	c := e.cfg.Carriers
 	if c == nil {
@@ -60,9 +60,10 @@ func (e *Engine) tellCarriers(p *pass, plan overlay.Plan, ours kernel.Links, pre
 			// It was a tunnel over UDP, in the kernel: the device makes room for the process's.
 			err := ours.Apply(p.ctx, []reconcile.Op[string, kernel.Link]{{Kind: reconcile.Delete, Key: t.Device, Old: link}})[0]
 			e.logOp("delete (it becomes a tls tunnel)", kindLink, t.Device, err)
+			delete(present, t.Device)
 			p.changes++
 		}
-		if err := e.tellCarrier(p, t); err != nil {
+		if err := e.tellCarrier(p, t, present); err != nil {
 			e.logOp("tell", kindProcess, t.Device, err)
 			p.note(kindProcess, t.Device, err)
 		}
@@ -76,7 +77,7 @@ func (e *Engine) tellCarriers(p *pass, plan overlay.Plan, ours kernel.Links, pre
 	}
 }
 
-func (e *Engine) tellCarrier(p *pass, t overlay.Tunnel) error {
+func (e *Engine) tellCarrier(p *pass, t overlay.Tunnel, present map[string]kernel.Link) error {
 	file, status := tunnelCarrier(e.cfg.Carriers.runDir, t.Device), tunnelStatus(e.cfg.Carriers.runDir, t.Device)
 	var have overlay.Carrier
 	there, err := readJSON(file, &have)
@@ -100,6 +101,8 @@ func (e *Engine) tellCarrier(p *pass, t overlay.Tunnel) error {
 	alive, err := e.cfg.Processes.Alive(t.Device)
 	if err == nil && alive {
 		err = e.cfg.Processes.Kill(t.Device)
+		// Its device goes with it: what takes its place is decided anew.
+		delete(present, t.Device)
 		// It did not die of itself: the next start need not wait.
 		e.tunnels[t.Device].process = respawn{}
 		e.logOp("kill (its carrier has changed)", kindProcess, t.Device, err)

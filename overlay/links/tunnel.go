@@ -119,7 +119,7 @@ func claim(path string) (*os.File, error) {
 	}
 	f.Close()
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
-		return nil, fmt.Errorf("%s is locked: another process carries this tunnel", path)
+		return nil, fmt.Errorf("%s is locked: another process does this already", path)
 	}
 	return nil, fmt.Errorf("lock %s: %w", path, err)
 }
