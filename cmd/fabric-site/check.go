@@ -42,6 +42,9 @@ be read does not fail either: fabric-site may have an earlier one that it runs w
 				return err
 			}
 			where.StateDir, where.Confined = o.stateDir, start
+			if start && where.Probe {
+				return usageError{errors.New("--start and --probe: choose one; a start waits for no other host")}
+			}
 			if start {
 				return checkStart(c.Context(), c.OutOrStdout(), o.config, gateway, where)
 			}
@@ -50,6 +53,7 @@ be read does not fail either: fabric-site may have an earlier one that it runs w
 	}
 	c.Flags().StringVarP(&output, "output", "o", output, `"table" or "json"`)
 	c.Flags().BoolVar(&start, "start", false, "fail only where a start of fabric-site would be in vain; print errors alone")
+	c.Flags().BoolVar(&where.Probe, "probe", false, "also send probes to the other gateways and ask the cloud's API, which takes some seconds")
 	c.Flags().StringVar(&where.Socket, "socket", api.DefaultSocket, "unix socket of fabric-site")
 	c.Flags().StringVar(&where.Links, "links", "/run/fabric-links/links.sock", "unix socket of fabric-links")
 	return c
@@ -74,11 +78,13 @@ func look(ctx context.Context, file, gateway string, where check.Options) (check
 
 // doctor is the report for the document in force, for the API.
 func doctor(store *config.Store, gateway string, where check.Options) func(context.Context, bool) (*fabricv1.DoctorResponse, error) {
-	return func(ctx context.Context, _ bool) (*fabricv1.DoctorResponse, error) {
+	return func(ctx context.Context, probe bool) (*fabricv1.DoctorResponse, error) {
 		generation := store.Current()
 		if generation == nil || generation.Document == nil {
 			return nil, errors.New("there is no document in force; see the daemon's log")
 		}
+		where := where
+		where.Probe = probe
 		facts, err := check.Gather(ctx, generation.Document, gateway, where)
 		if err != nil {
 			return nil, err

@@ -62,6 +62,7 @@ func healthy(t *testing.T) Facts {
 		Synchronised: &yes, Root: true, Capabilities: ^uint64(0), OpenFiles: 1 << 20, Running: true,
 	}
 	f.Paths = []Path{{To: netip.MustParseAddr("203.0.113.2"), Device: "eth0", MTU: 1500}}
+	f.Probes = []Probe{{To: netip.MustParseAddr("203.0.113.2"), Want: 1500, Passed: 1500}, {To: netip.MustParseAddr("10.255.0.2"), Gateway: "far", Want: 1420, Passed: 1420}}
 	s := newSubject(f)
 	for k := range s.want.Addresses {
 		f.Host.Addresses = append(f.Host.Addresses, k)
@@ -144,6 +145,10 @@ var seeds = map[string]func(*Facts){
 	"links-not-answering":        func(f *Facts) { f.Links = syscall.ECONNREFUSED },
 	"capability-missing":         func(f *Facts) { f.Capabilities &^= 1 << capNetRaw },
 	"file-limit":                 func(f *Facts) { f.OpenFiles = 1024 },
+	"path-mtu":                   probed(Probe{To: netip.MustParseAddr("203.0.113.2"), Want: 1500, Passed: 1400, Told: 1400}),
+	"path-mtu-unknown":           probed(Probe{To: netip.MustParseAddr("203.0.113.2"), Want: 1500}),
+	"tunnel-mtu":                 probed(Probe{To: netip.MustParseAddr("10.255.0.2"), Gateway: "far", Want: 1420, Passed: 1300}),
+	"tunnel-silent":              probed(Probe{To: netip.MustParseAddr("10.255.0.2"), Gateway: "far", Want: 1420}),
 	"not-readable":               func(f *Facts) { f.Unread = []kernel.Unread{{Part: "clock", Err: fs.ErrPermission}} },
 }
 
@@ -189,6 +194,8 @@ func TestTLSTunnels(t *testing.T) {
 
 func sysctl(key, value string) func(*Facts) { return func(f *Facts) { f.Sysctls[key] = value } }
 
+func probed(p Probe) func(*Facts) { return func(f *Facts) { f.Probes = append(f.Probes, p) } }
+
 func device(d kernel.Device) func(*Facts) {
 	return func(f *Facts) { f.Host.Devices = append(f.Host.Devices, d) }
 }
@@ -217,6 +224,21 @@ func ids(found []Finding) (all []string) {
 
 func TestHealthyHost(t *testing.T) {
 	if got := ids(Run(t.Context(), healthy(t))); !slices.Equal(got, always) {
+		t.Errorf("%q, want %q", got, always)
+	}
+}
+
+// What the daemons themselves make is no fault.
+func TestOwnObjectsAreNoFault(t *testing.T) {
+	f := healthy(t)
+	for _, tunnel := range newSubject(f).plan.Tunnels {
+		address(tunnel.Device, "10.255.0.1/32")(&f)
+		device(kernel.Device{Name: tunnel.Device, Alias: "fabric:tunnel", Kind: kernel.KindWireGuard, Up: true})(&f)
+		f.Ports = append(f.Ports, Port{Network: "udp", Local: netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(tunnel.ListenPort))})
+	}
+	device(kernel.Device{Name: overlay.VXLANDevice(1000), Alias: "fabric:vxlan", Kind: kernel.KindVXLAN, VXLAN: kernel.VXLAN{VNI: 1000, Port: 4789}, Up: true})(&f)
+	f.Ports = append(f.Ports, Port{Network: "udp", Local: netip.MustParseAddrPort("0.0.0.0:4789")})
+	if got := ids(Run(t.Context(), f)); !slices.Equal(got, always) {
 		t.Errorf("%q, want %q", got, always)
 	}
 }

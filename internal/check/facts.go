@@ -29,6 +29,9 @@ type Facts struct {
 	// Paths are the underlay's, one per address that tunnels dial.
 	Paths []Path
 
+	// Probes are the ways that were probed; nil where that was not asked for.
+	Probes []Probe
+
 	// Key is the WireGuard private key file, Secrets are all other files that only the daemon may read.
 	Key     File
 	Secrets []File
@@ -75,6 +78,9 @@ type Port struct {
 	Ours  bool
 }
 
+// unowned reports whether no process has the socket, as far as can be seen. The kernel's own have a number like all others.
+func (p Port) unowned() bool { return p.Kernel || p.Owner == "" }
+
 // Path is what the host knows of the way to an address outside the fabric.
 type Path struct {
 	To netip.Addr
@@ -117,6 +123,8 @@ type Options struct {
 	StateDir string
 	// Socket is fabric-site's, Links fabric-links' unix socket.
 	Socket, Links string
+	// Probe asks for probes: packets to the other gateways, which take seconds where they are lost.
+	Probe bool
 	// Confined is set where the check runs within the service: its sandbox hides devices that others have.
 	Confined bool
 	// Root is put before paths below /etc and /run/systemd; for a look at an image.

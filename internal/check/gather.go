@@ -35,6 +35,9 @@ func Gather(ctx context.Context, doc *config.Document, gateway string, o Options
 	s := newSubject(f)
 	f.kernel(ctx, s)
 	f.sockets(s)
+	if o.Probe {
+		f.probes(ctx, s)
+	}
 	f.files(gw, s)
 	f.State = folder(o.StateDir)
 	f.Running = answers(ctx, o.Socket) == nil
