@@ -6,16 +6,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"fabric/cloud"
 	"fabric/internal/api"
 	"fabric/internal/check"
 	"fabric/internal/config"
 	"fabric/internal/daemon"
+	"fabric/internal/site"
 	fabricv1 "fabric/proto/fabric/v1"
 )
 
@@ -43,7 +46,7 @@ be read does not fail either: fabric-site may have an earlier one that it runs w
 			}
 			where.StateDir, where.Confined = o.stateDir, start
 			if start && where.Probe {
-				return usageError{errors.New("--start and --probe: choose one; a start waits for no other host")}
+				return daemon.Usage(errors.New("--start and --probe: choose one; a start waits for no other host"))
 			}
 			if start {
 				return checkStart(c.Context(), c.OutOrStdout(), o.config, gateway, where)
@@ -69,11 +72,35 @@ func look(ctx context.Context, file, gateway string, where check.Options) (check
 	if err != nil {
 		return check.Report{}, err
 	}
+	where.Cloud = examine(doc, gateway)
 	facts, err := check.Gather(ctx, doc, gateway, where)
 	if err != nil {
 		return check.Report{}, fmt.Errorf("%s: %w", file, err)
 	}
 	return check.NewReport(gateway, check.Run(ctx, facts)), nil
+}
+
+// examine asks the API of the gateway's cloud what the gateway may do there; nil where it keeps no table.
+func examine(doc *config.Document, gateway string) func(context.Context) (cloud.Examination, error) {
+	wish, err := site.CloudWish(doc, gateway)
+	if wish == nil && err == nil {
+		return nil
+	}
+	return func(ctx context.Context) (cloud.Examination, error) {
+		if err != nil {
+			return cloud.Examination{}, err
+		}
+		vpc, err := openCloud(ctx, *wish, slog.New(slog.DiscardHandler))
+		if err != nil {
+			return cloud.Examination{}, err
+		}
+		defer vpc.Close()
+		x, ok := vpc.(cloud.Examiner)
+		if !ok {
+			return cloud.Examination{}, fmt.Errorf("%s has no dry runs", wish.Provider)
+		}
+		return x.Examine(ctx)
+	}
 }
 
 // doctor is the report for the document in force, for the API.
@@ -84,7 +111,7 @@ func doctor(store *config.Store, gateway string, where check.Options) func(conte
 			return nil, errors.New("there is no document in force; see the daemon's log")
 		}
 		where := where
-		where.Probe = probe
+		where.Probe, where.Cloud = probe, examine(generation.Document, gateway)
 		facts, err := check.Gather(ctx, generation.Document, gateway, where)
 		if err != nil {
 			return nil, err

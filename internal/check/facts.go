@@ -1,9 +1,11 @@
 package check
 
 import (
+	"context"
 	"net/netip"
 	"time"
 
+	"fabric/cloud"
 	"fabric/internal/config"
 	"fabric/internal/kernel"
 )
@@ -31,6 +33,9 @@ type Facts struct {
 
 	// Probes are the ways that were probed; nil where that was not asked for.
 	Probes []Probe
+	// Cloud is what the VPC's API answered, CloudErr why it did not; both are empty outside a cloud and where it was not asked.
+	Cloud    cloud.Examination
+	CloudErr error
 
 	// Key is the WireGuard private key file, Secrets are all other files that only the daemon may read.
 	Key     File
@@ -123,8 +128,10 @@ type Options struct {
 	StateDir string
 	// Socket is fabric-site's, Links fabric-links' unix socket.
 	Socket, Links string
-	// Probe asks for probes: packets to the other gateways, which take seconds where they are lost.
+	// Probe asks for probes: packets to the other gateways, which take seconds where they are lost, and Cloud.
 	Probe bool
+	// Cloud asks the API of the site's cloud; nil where the gateway keeps no table. It changes nothing.
+	Cloud func(context.Context) (cloud.Examination, error)
 	// Confined is set where the check runs within the service: its sandbox hides devices that others have.
 	Confined bool
 	// Root is put before paths below /etc and /run/systemd; for a look at an image.
@@ -133,3 +140,6 @@ type Options struct {
 
 // timeout bounds each question to another process.
 const timeout = 2 * time.Second
+
+// cloudTimeout bounds all questions to the cloud's API.
+const cloudTimeout = 20 * time.Second

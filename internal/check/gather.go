@@ -37,6 +37,11 @@ func Gather(ctx context.Context, doc *config.Document, gateway string, o Options
 	f.sockets(s)
 	if o.Probe {
 		f.probes(ctx, s)
+		if o.Cloud != nil {
+			asking, cancel := context.WithTimeout(ctx, cloudTimeout)
+			f.Cloud, f.CloudErr = o.Cloud(asking)
+			cancel()
+		}
 	}
 	f.files(gw, s)
 	f.State = folder(o.StateDir)

@@ -50,6 +50,21 @@ func TestSearch(t *testing.T) {
 	}
 }
 
+// A packet of full size that is lost by chance is sent once more before a path is called narrow.
+func TestSearchForgivesALoss(t *testing.T) {
+	lost := false
+	largest, told, err := search(1500, 576, func(size int) (bool, int, error) {
+		if size == 1500 && !lost {
+			lost = true
+			return false, 0, nil
+		}
+		return true, 0, nil
+	})
+	if largest != 1500 || told != 0 || err != nil {
+		t.Errorf("%d, told %d, %v; want 1500", largest, told, err)
+	}
+}
+
 // A router between two hosts, whose far link is narrower, or which loses large packets and says nothing. Both families.
 //
 //	here ── 1500 ── router ── 1500 or 1400 ── far
