@@ -6,16 +6,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"fabric/cloud"
 	"fabric/internal/api"
 	"fabric/internal/check"
 	"fabric/internal/config"
 	"fabric/internal/daemon"
+	"fabric/internal/site"
 	fabricv1 "fabric/proto/fabric/v1"
 )
 
@@ -42,6 +45,9 @@ be read does not fail either: fabric-site may have an earlier one that it runs w
 				return err
 			}
 			where.StateDir, where.Confined = o.stateDir, start
+			if start && where.Probe {
+				return daemon.Usage(errors.New("--start and --probe: choose one; a start waits for no other host"))
+			}
 			if start {
 				return checkStart(c.Context(), c.OutOrStdout(), o.config, gateway, where)
 			}
@@ -50,6 +56,7 @@ be read does not fail either: fabric-site may have an earlier one that it runs w
 	}
 	c.Flags().StringVarP(&output, "output", "o", output, `"table" or "json"`)
 	c.Flags().BoolVar(&start, "start", false, "fail only where a start of fabric-site would be in vain; print errors alone")
+	c.Flags().BoolVar(&where.Probe, "probe", false, "also send probes to the other gateways and ask the cloud's API, which takes some seconds")
 	c.Flags().StringVar(&where.Socket, "socket", api.DefaultSocket, "unix socket of fabric-site")
 	c.Flags().StringVar(&where.Links, "links", "/run/fabric-links/links.sock", "unix socket of fabric-links")
 	return c
@@ -65,6 +72,7 @@ func look(ctx context.Context, file, gateway string, where check.Options) (check
 	if err != nil {
 		return check.Report{}, err
 	}
+	where.Cloud = examine(doc, gateway)
 	facts, err := check.Gather(ctx, doc, gateway, where)
 	if err != nil {
 		return check.Report{}, fmt.Errorf("%s: %w", file, err)
@@ -72,13 +80,38 @@ func look(ctx context.Context, file, gateway string, where check.Options) (check
 	return check.NewReport(gateway, check.Run(ctx, facts)), nil
 }
 
+// examine asks the API of the gateway's cloud what the gateway may do there; nil where it keeps no table.
+func examine(doc *config.Document, gateway string) func(context.Context) (cloud.Examination, error) {
+	wish, err := site.CloudWish(doc, gateway)
+	if wish == nil && err == nil {
+		return nil
+	}
+	return func(ctx context.Context) (cloud.Examination, error) {
+		if err != nil {
+			return cloud.Examination{}, err
+		}
+		vpc, err := openCloud(ctx, *wish, slog.New(slog.DiscardHandler))
+		if err != nil {
+			return cloud.Examination{}, err
+		}
+		defer vpc.Close()
+		x, ok := vpc.(cloud.Examiner)
+		if !ok {
+			return cloud.Examination{}, fmt.Errorf("%s has no dry runs", wish.Provider)
+		}
+		return x.Examine(ctx)
+	}
+}
+
 // doctor is the report for the document in force, for the API.
 func doctor(store *config.Store, gateway string, where check.Options) func(context.Context, bool) (*fabricv1.DoctorResponse, error) {
-	return func(ctx context.Context, _ bool) (*fabricv1.DoctorResponse, error) {
+	return func(ctx context.Context, probe bool) (*fabricv1.DoctorResponse, error) {
 		generation := store.Current()
 		if generation == nil || generation.Document == nil {
 			return nil, errors.New("there is no document in force; see the daemon's log")
 		}
+		where := where
+		where.Probe, where.Cloud = probe, examine(generation.Document, gateway)
 		facts, err := check.Gather(ctx, generation.Document, gateway, where)
 		if err != nil {
 			return nil, err

@@ -90,6 +90,7 @@ func TestExitCodes(t *testing.T) {
 		{"output of check", []string{"check", "-o", "xml", "--gateway", "gw"}, 2, "", `--output "xml": want table or json`},
 		{"check finds a fault", []string{"check", "--config", good, "--gateway", "gw", "-o", "json"}, 1, `"id": "private-key-missing"`, " errors, "},
 		{"check of no such gateway", []string{"check", "--config", good, "--gateway", "nobody"}, 1, "", `gateway "nobody" is not in the document`},
+		{"start without probes", []string{"check", "--start", "--probe", "--config", good, "--gateway", "gw"}, 2, "", "choose one"},
 		{"start goes on", []string{"check", "--start", "--config", good, "--gateway", "gw", "--state-dir", dir}, 0, "error    private-key-missing", ""},
 		{"start in vain", []string{"check", "--start", "--config", good, "--gateway", "gw", "--state-dir", good}, 1, "error    state-not-writable", "a start would be in vain: state-not-writable"},
 		{"start with a bad document", []string{"check", "--start", "--config", bad, "--gateway", "gw", "--state-dir", dir}, 0, "not checked: ", ""},

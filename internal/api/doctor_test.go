@@ -3,7 +3,10 @@ package api_test
 import (
 	"context"
 	"errors"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -31,6 +34,26 @@ func TestDoctor(t *testing.T) {
 
 // One looks at a time; who waits for their turn may give up.
 func TestDoctorsTakeTurns(t *testing.T) {
+	var active, most atomic.Int32
+	busy := api.New(api.Config{Doctor: func(context.Context, bool) (*fabricv1.DoctorResponse, error) {
+		most.Store(max(most.Load(), active.Add(1)))
+		time.Sleep(time.Millisecond) // so that others come
+		active.Add(-1)
+		return &fabricv1.DoctorResponse{}, nil
+	}})
+	var callers sync.WaitGroup
+	for range 8 {
+		callers.Go(func() {
+			if _, err := busy.Doctor(t.Context(), &fabricv1.DoctorRequest{}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	callers.Wait()
+	if most.Load() != 1 {
+		t.Errorf("%d looked at once", most.Load())
+	}
+
 	looking, done := make(chan struct{}), make(chan error, 1)
 	svc := api.New(api.Config{Doctor: func(ctx context.Context, _ bool) (*fabricv1.DoctorResponse, error) {
 		looking <- struct{}{}

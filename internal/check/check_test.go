@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"fabric/cloud"
 	"fabric/internal/config"
 	"fabric/internal/kernel"
 	"fabric/overlay"
@@ -62,6 +63,8 @@ func healthy(t *testing.T) Facts {
 		Synchronised: &yes, Root: true, Capabilities: ^uint64(0), OpenFiles: 1 << 20, Running: true,
 	}
 	f.Paths = []Path{{To: netip.MustParseAddr("203.0.113.2"), Device: "eth0", MTU: 1500}}
+	f.Probes = []Probe{{To: netip.MustParseAddr("203.0.113.2"), Want: 1500, Passed: 1500}, {To: netip.MustParseAddr("10.255.0.2"), Gateway: "far", Want: 1420, Passed: 1420}}
+	table(cloud.TableExamination{ID: "vtb-0", Owned: 10, Foreign: 1, Limit: 200, Calls: []cloud.CallExamination{{Action: "vpc:CreateRouteEntry"}}})(&f)
 	s := newSubject(f)
 	for k := range s.want.Addresses {
 		f.Host.Addresses = append(f.Host.Addresses, k)
@@ -144,6 +147,15 @@ var seeds = map[string]func(*Facts){
 	"links-not-answering":        func(f *Facts) { f.Links = syscall.ECONNREFUSED },
 	"capability-missing":         func(f *Facts) { f.Capabilities &^= 1 << capNetRaw },
 	"file-limit":                 func(f *Facts) { f.OpenFiles = 1024 },
+	"path-mtu":                   probed(Probe{To: netip.MustParseAddr("203.0.113.2"), Want: 1500, Passed: 1400, Told: 1400}),
+	"path-mtu-unknown":           probed(Probe{To: netip.MustParseAddr("203.0.113.2"), Want: 1500}),
+	"tunnel-mtu":                 probed(Probe{To: netip.MustParseAddr("10.255.0.2"), Gateway: "far", Want: 1420, Passed: 1300}),
+	"tunnel-silent":              probed(Probe{To: netip.MustParseAddr("10.255.0.2"), Gateway: "far", Want: 1420}),
+	"cloud-unreachable":          func(f *Facts) { f.CloudErr = syscall.ETIMEDOUT },
+	"cloud-table-unreadable":     table(cloud.TableExamination{ID: "vtb-1", Err: fs.ErrPermission}),
+	"cloud-permission":           table(cloud.TableExamination{ID: "vtb-1", Calls: []cloud.CallExamination{{Action: "vpc:CreateRouteEntry", Denied: true, Err: fs.ErrPermission}}}),
+	"cloud-refused":              table(cloud.TableExamination{ID: "vtb-1", Calls: []cloud.CallExamination{{Action: "vpc:CreateRouteEntry", Err: fs.ErrInvalid}}}),
+	"cloud-quota":                table(cloud.TableExamination{ID: "vtb-1", Owned: 150, Foreign: 40, Limit: 200}),
 	"not-readable":               func(f *Facts) { f.Unread = []kernel.Unread{{Part: "clock", Err: fs.ErrPermission}} },
 }
 
@@ -189,6 +201,12 @@ func TestTLSTunnels(t *testing.T) {
 
 func sysctl(key, value string) func(*Facts) { return func(f *Facts) { f.Sysctls[key] = value } }
 
+func probed(p Probe) func(*Facts) { return func(f *Facts) { f.Probes = append(f.Probes, p) } }
+
+func table(t cloud.TableExamination) func(*Facts) {
+	return func(f *Facts) { f.Cloud.Tables = append(f.Cloud.Tables, t) }
+}
+
 func device(d kernel.Device) func(*Facts) {
 	return func(f *Facts) { f.Host.Devices = append(f.Host.Devices, d) }
 }
@@ -217,6 +235,21 @@ func ids(found []Finding) (all []string) {
 
 func TestHealthyHost(t *testing.T) {
 	if got := ids(Run(t.Context(), healthy(t))); !slices.Equal(got, always) {
+		t.Errorf("%q, want %q", got, always)
+	}
+}
+
+// What the daemons themselves make is no fault.
+func TestOwnObjectsAreNoFault(t *testing.T) {
+	f := healthy(t)
+	for _, tunnel := range newSubject(f).plan.Tunnels {
+		address(tunnel.Device, "10.255.0.1/32")(&f)
+		device(kernel.Device{Name: tunnel.Device, Alias: "fabric:tunnel", Kind: kernel.KindWireGuard, Up: true})(&f)
+		f.Ports = append(f.Ports, Port{Network: "udp", Local: netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(tunnel.ListenPort))})
+	}
+	device(kernel.Device{Name: overlay.VXLANDevice(1000), Alias: "fabric:vxlan", Kind: kernel.KindVXLAN, VXLAN: kernel.VXLAN{VNI: 1000, Port: 4789}, Up: true})(&f)
+	f.Ports = append(f.Ports, Port{Network: "udp", Local: netip.MustParseAddrPort("0.0.0.0:4789")})
+	if got := ids(Run(t.Context(), f)); !slices.Equal(got, always) {
 		t.Errorf("%q, want %q", got, always)
 	}
 }
@@ -258,6 +291,40 @@ func TestSeverityUntilTheDaemonRuns(t *testing.T) {
 		want := map[bool]Severity{false: Warning, true: Error}[running]
 		if got := Run(t.Context(), f)[0]; got.ID != "ipv4-forwarding-off" || got.Severity != want {
 			t.Errorf("running %v: %+v, want %s", running, got, want)
+		}
+	}
+}
+
+// How bad an answer of the cloud is.
+func TestCloudSeverities(t *testing.T) {
+	call := func(c cloud.CallExamination) cloud.TableExamination {
+		c.Action = "vpc:ModifyRouteEntry"
+		return cloud.TableExamination{ID: "vtb-1", Calls: []cloud.CallExamination{c}}
+	}
+	for _, c := range []struct {
+		name  string
+		table cloud.TableExamination
+		want  []string
+	}{
+		{"a call that can be done without", call(cloud.CallExamination{Denied: true, Needless: true, Err: fs.ErrPermission}), []string{"warning cloud-permission"}},
+		{"a call that cannot", call(cloud.CallExamination{Denied: true, Err: fs.ErrPermission}), []string{"error cloud-permission"}},
+		{"refused for lack of room", call(cloud.CallExamination{Full: true, Err: fs.ErrInvalid}), []string{"error cloud-quota"}},
+		{"nearly full", cloud.TableExamination{ID: "vtb-1", Owned: 180, Limit: 200}, []string{"warning cloud-quota"}},
+		{"not nearly full", cloud.TableExamination{ID: "vtb-1", Owned: 179, Limit: 200}, nil},
+		{"full", cloud.TableExamination{ID: "vtb-1", Owned: 100, Foreign: 100, Limit: 200}, []string{"error cloud-quota"}},
+		{"limit not known", cloud.TableExamination{ID: "vtb-1", Owned: 100, Foreign: 1000}, nil},
+		{"unreadable", cloud.TableExamination{ID: "vtb-1", Err: fs.ErrPermission, Limit: 1, Owned: 1}, []string{"error cloud-table-unreadable"}},
+	} {
+		f := healthy(t)
+		table(c.table)(&f)
+		var got []string
+		for _, f := range Run(t.Context(), f) {
+			if f.Severity != Info {
+				got = append(got, string(f.Severity)+" "+f.ID)
+			}
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}
 	}
 }

@@ -1,9 +1,11 @@
 package check
 
 import (
+	"context"
 	"net/netip"
 	"time"
 
+	"fabric/cloud"
 	"fabric/internal/config"
 	"fabric/internal/kernel"
 )
@@ -28,6 +30,12 @@ type Facts struct {
 	Ports []Port
 	// Paths are the underlay's, one per address that tunnels dial.
 	Paths []Path
+
+	// Probes are the ways that were probed; nil where that was not asked for.
+	Probes []Probe
+	// Cloud is what the VPC's API answered, CloudErr why it did not; both are empty outside a cloud and where it was not asked.
+	Cloud    cloud.Examination
+	CloudErr error
 
 	// Key is the WireGuard private key file, Secrets are all other files that only the daemon may read.
 	Key     File
@@ -75,6 +83,9 @@ type Port struct {
 	Ours  bool
 }
 
+// unowned reports whether no process has the socket, as far as can be seen. The kernel's own have a number like all others.
+func (p Port) unowned() bool { return p.Kernel || p.Owner == "" }
+
 // Path is what the host knows of the way to an address outside the fabric.
 type Path struct {
 	To netip.Addr
@@ -117,6 +128,10 @@ type Options struct {
 	StateDir string
 	// Socket is fabric-site's, Links fabric-links' unix socket.
 	Socket, Links string
+	// Probe asks for probes: packets to the other gateways, which take seconds where they are lost, and Cloud.
+	Probe bool
+	// Cloud asks the API of the site's cloud; nil where the gateway keeps no table. It changes nothing.
+	Cloud func(context.Context) (cloud.Examination, error)
 	// Confined is set where the check runs within the service: its sandbox hides devices that others have.
 	Confined bool
 	// Root is put before paths below /etc and /run/systemd; for a look at an image.
@@ -125,3 +140,6 @@ type Options struct {
 
 // timeout bounds each question to another process.
 const timeout = 2 * time.Second
+
+// cloudTimeout bounds all questions to the cloud's API.
+const cloudTimeout = 20 * time.Second

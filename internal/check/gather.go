@@ -35,6 +35,14 @@ func Gather(ctx context.Context, doc *config.Document, gateway string, o Options
 	s := newSubject(f)
 	f.kernel(ctx, s)
 	f.sockets(s)
+	if o.Probe {
+		f.probes(ctx, s)
+		if o.Cloud != nil {
+			asking, cancel := context.WithTimeout(ctx, cloudTimeout)
+			f.Cloud, f.CloudErr = o.Cloud(asking)
+			cancel()
+		}
+	}
 	f.files(gw, s)
 	f.State = folder(o.StateDir)
 	f.Running = answers(ctx, o.Socket) == nil

@@ -48,7 +48,7 @@ var hostChecks = []check{
 		return faults
 	}},
 	{"address-missing", "The daemons own these addresses; one that stays away is refused by the kernel or removed by somebody.", addressMissing},
-	{"vtep-duplicate", "Every gateway has its own VTEP, on lo alone; with the same address on two devices or two hosts the tunnels' traffic goes astray.", vtepDuplicate},
+	{"vtep-duplicate", "Every gateway has its own VTEP, on lo and its tunnels; with the same address on two devices or two hosts the tunnels' traffic goes astray.", vtepDuplicate},
 	{"underlay-mtu", "Packets are made to fit the document's underlay-mtu; on a narrower path large ones vanish while pings work.", underlayMTU},
 	{"underlay-unreachable", "A gateway that cannot be dialled has no tunnel from here.", func(s *subject) (faults []fault) {
 		for _, p := range s.Paths {
@@ -76,13 +76,15 @@ var hostChecks = []check{
 	{"port-taken-wireguard", whyPort, func(s *subject) (faults []fault) {
 		kernelOurs := slices.ContainsFunc(s.Host.Devices, func(d kernel.Device) bool { return d.Kind == kernel.KindWireGuard && d.Ours() })
 		for _, t := range s.plan.Tunnels {
-			faults = append(faults, s.taken("udp", t.ListenPort, func(p Port) bool { return p.Kernel && kernelOurs })...)
+			faults = append(faults, s.taken("udp", t.ListenPort, func(p Port) bool { return p.unowned() && kernelOurs })...)
 		}
 		return faults
 	}},
 	{"port-taken-vxlan", whyPort, func(s *subject) []fault {
 		// A VXLAN device of the kernel's shares the port with others.
-		return s.taken("udp", s.Document.Fabric.VXLANPort, func(p Port) bool { return p.Kernel })
+		port := s.Document.Fabric.VXLANPort
+		device := slices.ContainsFunc(s.Host.Devices, func(d kernel.Device) bool { return d.Kind == kernel.KindVXLAN && int(d.VXLAN.Port) == port })
+		return s.taken("udp", port, func(p Port) bool { return p.Kernel || device && p.unowned() })
 	}},
 	{"port-taken-bgp", whyPort, func(s *subject) []fault {
 		return s.taken("tcp", s.Document.Fabric.BGP.Port, func(p Port) bool {
@@ -148,7 +150,8 @@ func addressMissing(s *subject) (faults []fault) {
 func vtepDuplicate(s *subject) (faults []fault) {
 	for _, k := range s.Host.Addresses {
 		a := k.Prefix.Addr()
-		if a == s.gw.VTEP && k.Device != "lo" {
+		tunnel := slices.ContainsFunc(s.plan.Tunnels, func(t overlay.Tunnel) bool { return t.Device == k.Device }) // these have it too
+		if a == s.gw.VTEP && k.Device != "lo" && !tunnel {
 			faults = append(faults, fault{Error, fmt.Sprintf("the VTEP %s is also on %s", a, k.Device), fmt.Sprintf("ip address del %s dev %s", k.Prefix, k.Device)})
 		}
 		for _, v := range s.plan.VTEPs {
@@ -161,16 +164,13 @@ func vtepDuplicate(s *subject) (faults []fault) {
 	return faults
 }
 
+// wireGuardOverhead in bytes is what the tunnels' MTU was reckoned with from the underlay's.
+const wireGuardOverhead = 80
+
 // underlayMTU compares the route's MTU with what the tunnels to its end assume.
 func underlayMTU(s *subject) (faults []fault) {
-	const wireGuardOverhead = 80 // as the tunnels' MTU was reckoned from the underlay's
 	for _, p := range s.Paths {
-		want := 0
-		for _, t := range s.plan.Tunnels {
-			if t.Endpoint.Addr() == p.To {
-				want = max(want, t.MTU+wireGuardOverhead)
-			}
-		}
+		want := s.underlay(p.To)
 		if p.Err == nil && p.MTU > 0 && p.MTU < want {
 			faults = append(faults, fault{Error, fmt.Sprintf("the path to %s has an MTU of %d bytes by %s, the document says %d", p.To, p.MTU, p.Device, want),
 				fmt.Sprintf("ip link set %s mtu %d  # or underlay-mtu: %d in the document", p.Device, want, p.MTU)})

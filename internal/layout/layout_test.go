@@ -34,7 +34,7 @@ var mayImport = map[string][]string{
 	"cloud":                 {"bgp/rib", "internal/config", "internal/reconcile", "policy"},
 	"cloud/alibaba":         {"cloud", "internal/config", "internal/reconcile"},
 	"cloud/cloudtest":       {"cloud", "internal/reconcile"},
-	"internal/check":        {"internal/config", "internal/kernel", "internal/kernel/linux", "overlay", "overlay/bfd", "overlay/carrier", "vrf"},
+	"internal/check":        {"cloud", "internal/config", "internal/kernel", "internal/kernel/linux", "overlay", "overlay/bfd", "overlay/carrier", "vrf"},
 	"internal/config":       {},
 	"internal/daemon":       {},
 	"internal/reconcile":    {},

@@ -1,12 +1,24 @@
 package site
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 
 	"fabric/cloud"
+	"fabric/internal/config"
 	"fabric/policy"
 )
+
+// CloudWish is what the document asks of the VPC's tables of a gateway's site, nil where the gateway keeps none.
+func CloudWish(doc *config.Document, gateway string) (*cloud.Wish, error) {
+	where, gw, ok := doc.Find(gateway)
+	if !ok {
+		return nil, fmt.Errorf("gateway %q is not in the document", gateway)
+	}
+	in := intent{doc: doc, site: where, gw: gw}
+	return in.cloudWish()
+}
 
 // cloudWish is what the document asks of the VPC's tables, nil for a site outside a cloud.
 func (in *intent) cloudWish() (*cloud.Wish, error) {

@@ -65,9 +65,13 @@ func askFabric(run on) (facts, error) {
 			return nil, err
 		}
 	}
+	var err error
 	f := facts{"site": "ready"}
 	if s := site.Site; !s.Ready || s.Generation != s.Applied || len(s.Problems)+len(s.Conflicts) > 0 {
 		f["site"] = fmt.Sprintf("ready %v, generation %s, applied %s, problems %q, conflicts %q", s.Ready, s.Generation, s.Applied, s.Problems, s.Conflicts)
+	}
+	if f["doctor"], err = doctor(run); err != nil {
+		return nil, err
 	}
 	for _, p := range peers.Peers {
 		name := p.Name
@@ -113,6 +117,31 @@ func askFabric(run on) (facts, error) {
 	}
 	return f, nil
 }
+
+// doctor is "no errors", or the errors that the self-check finds. Warnings are about the host that the lab runs on.
+func doctor(run on) (string, error) {
+	var report struct {
+		Errors   int
+		Findings []struct{ Severity, ID, What string }
+	}
+	out, err := run("/opt/fabric/bin/fabricctl", "-o", "json", "doctor")
+	if decode := json.Unmarshal(out, &report); decode != nil { // with errors the exit code is 1, and the answer there all the same
+		return "", errors.Join(err, decode)
+	}
+	if report.Errors == 0 {
+		return noErrors, nil
+	}
+	var lines []string
+	for _, f := range report.Findings {
+		if f.Severity == "error" {
+			lines = append(lines, f.ID+": "+f.What)
+		}
+	}
+	return strings.Join(lines, "; "), nil
+}
+
+// noErrors is a self-check without errors.
+const noErrors = "no errors"
 
 // ours marks a route in a kernel's table that fabric-site wrote.
 const ours = "ours"

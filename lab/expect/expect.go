@@ -34,7 +34,8 @@ type State struct {
 
 // Node is what one node must tell of itself. Maps are compared whole: what is missing and what is too much both count.
 type Node struct {
-	// Speaks is the program that is asked: "fabric", "frr", "bird", or "" for a host without routing.
+	// Speaks is the program that is asked: "fabric", "frr", "bird", or "" for a host without routing. A gateway must also be ready,
+	// without a problem, and its self-check without an error.
 	Speaks string `json:"speaks,omitempty"`
 	// Peers are BGP sessions and their states. The key is VRF/NAME for a peer and NAME for another gateway (fabric), the
 	// neighbour's address (frr) or the protocol's name (bird). A gateway adds ", bfd STATE" where there is BFD.
@@ -130,7 +131,7 @@ type facts map[string]string
 func (n Node) facts() facts {
 	f := facts{}
 	if n.Speaks == "fabric" {
-		f["site"] = "ready"
+		f["site"], f["doctor"] = "ready", noErrors
 	}
 	for name, state := range n.Peers {
 		f["peer "+name] = state

@@ -139,8 +139,9 @@ func gateway(replace map[string]string) Run {
 			{"type":"1","dst":"10.1.0.0/24","protocol":"201","table":"200","metric":1},
 			{"type":"1","dst":"10.2.0.0/24","protocol":"201","table":"200","metric":201},
 			{"type":"1","dst":"192.0.2.0/24","protocol":"3","metric":0}]`,
-		"-6":   `[{"type":"1","dst":"fd02::/64","protocol":"201","table":"200","metric":201},{"type":"2","dst":"fe80::1","protocol":"2","table":"200"}]`,
-		"ping": "64 bytes from 10.2.0.10: icmp_seq=1 ttl=62 time=0.6 ms\n",
+		"-6":     `[{"type":"1","dst":"fd02::/64","protocol":"201","table":"200","metric":201},{"type":"2","dst":"fe80::1","protocol":"2","table":"200"}]`,
+		"doctor": `{"errors":0,"findings":[{"severity":"warning","id":"firewall-missing","what":"no firewall"}]}`,
+		"ping":   "64 bytes from 10.2.0.10: icmp_seq=1 ttl=62 time=0.6 ms\n",
 	}
 	maps.Copy(answers, replace)
 	return func(_ context.Context, _ string, argv ...string) ([]byte, error) {
@@ -177,6 +178,8 @@ func TestFaultsAreTold(t *testing.T) {
 	}{
 		{"nothing", "", "", "", nil},
 		{"not applied", "site", `"applied":"3"`, `"applied":"2"`, []string{`site: ready true, generation 3, applied 2, problems [], conflicts [], want ready`}},
+		{"an ill host", "doctor", `"errors":0,"findings":[`, `"errors":1,"findings":[{"severity":"error","id":"interface-down","what":"eth1 is down"},`,
+			[]string{"doctor: interface-down: eth1 is down, want no errors"}},
 		{"a peer down", "peer", `"state":"established","bfd":"up"`, `"state":"idle","bfd":"down"`, []string{"peer CORE/ce: idle, bfd down, want established, bfd up"}},
 		{"a peer too much", "peer", `"peers":[`, `"peers":[{"name":"more","state":"active"},`, []string{"peer more: active, want none"}},
 		{"a tunnel down", "tunnel", `"up","active":true`, `"down"`, []string{"tunnel gw/far/0: down, want up active"}},

@@ -1,0 +1,73 @@
+package alibaba
+
+import (
+	"strings"
+	"testing"
+
+	"fabric/cloud"
+	"fabric/lab/cloudemu"
+)
+
+// What a role may do shows without anything being done, whatever is in the table.
+func TestExamine(t *testing.T) {
+	role := func(actions ...string) func(*cloudemu.Seed) {
+		return func(s *cloudemu.Seed) {
+			s.Keys[0].Policy = []cloudemu.Statement{{Actions: append([]string{"vpc:Describe*", "ecs:Describe*"}, actions...)}}
+		}
+	}
+	for _, c := range []struct {
+		name string
+		edit func(*cloudemu.Seed)
+		wish func(*cloud.Wish)
+		want string // a line per call: its state
+	}{
+		{"all rights", role("*"), nil, "CreateRouteEntry ok\nDeleteRouteEntry ok\nModifyRouteEntry ok"},
+		{"may only read", role(), nil, "CreateRouteEntry denied\nDeleteRouteEntry denied\nModifyRouteEntry denied needless"},
+		{"the least", role("vpc:CreateRouteEntry", "vpc:DeleteRouteEntry"), nil, "CreateRouteEntry ok\nDeleteRouteEntry ok\nModifyRouteEntry denied needless"},
+		{"another's instance", role("*"), func(w *cloud.Wish) { w.Instance = "i-none" }, "CreateRouteEntry refused\nDeleteRouteEntry ok\nModifyRouteEntry ok"},
+		{"a full table", func(s *cloudemu.Seed) { s.Quotas.RouteEntries = 2 }, nil, "CreateRouteEntry full\nDeleteRouteEntry ok\nModifyRouteEntry ok"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			e := newEmu(t, "instant", c.edit)
+			if c.wish != nil {
+				e.wish.Region, e.wish.VPC = "cn-shenzhen", "vpc-sz"
+				c.wish(&e.wish)
+			}
+			before := e.entries("vtb-sz")
+			x, err := e.open().(cloud.Examiner).Examine(t.Context())
+			if err != nil || len(x.Tables) != 1 || x.Tables[0].Err != nil || x.Tables[0].ID != "vtb-sz" {
+				t.Fatalf("%+v, %v", x, err)
+			}
+			if got := x.Tables[0]; got.Owned != 0 || got.Foreign != 3 {
+				t.Errorf("%d owned, %d foreign, want none and 3", got.Owned, got.Foreign)
+			}
+			var lines []string
+			for _, call := range x.Tables[0].Calls {
+				line := strings.TrimPrefix(call.Action, "vpc:") + " "
+				switch {
+				case call.Denied:
+					line += "denied"
+				case call.Full:
+					line += "full"
+				case call.Err != nil:
+					line += "refused"
+				default:
+					line += "ok"
+				}
+				if call.Err != nil && call.Needless {
+					line += " needless"
+				}
+				if (call.Denied || call.Full) && call.Err == nil {
+					t.Errorf("%s: no words for it", line)
+				}
+				lines = append(lines, line)
+			}
+			if got := strings.Join(lines, "\n"); got != c.want {
+				t.Errorf("got\n%s\nwant\n%s", got, c.want)
+			}
+			if after := e.entries("vtb-sz"); after != before {
+				t.Errorf("the table changed:\n%s\nwas\n%s", after, before)
+			}
+		})
+	}
+}
