@@ -110,13 +110,17 @@ func compileTunnel(doc *config.Document, own *config.Gateway, link config.Link, 
 		Remote:          remote.Name,
 		Rank:            rank,
 		Kind:            t.Kind,
-		MTU:             tunnelMTU(doc, t),
+		MTU:             tunnelMTU(doc, t, remote, rank),
 		LinkLocal:       LinkLocal(own.Name, remote.Name, rank),
 		RemoteLinkLocal: LinkLocal(remote.Name, own.Name, rank),
 		ListenPort:      base + offset + link.Index,
 		PublicKey:       remote.WireGuard.PublicKey,
 		PrivateKeyFile:  own.WireGuard.PrivateKeyFile,
 		BFD:             &bfd,
+	}
+	if t.Kind == KindDirect {
+		tunnel.Device = DirectDevice(own.Name, remote.Name, rank)
+		return tunnel, compileDirect(doc, own, remote, &tunnel, rank)
 	}
 	if t.Kind == KindTLS {
 		compileCarrier(doc, own, remote, &tunnel)

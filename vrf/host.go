@@ -119,7 +119,11 @@ func Compile(doc *config.Document, gateway string, f kernel.Features) (*Host, er
 		c.owners[e.Address] = []string{""}
 	}
 	for i := range plan.Tunnels {
-		c.tunnels = append(c.tunnels, plan.Tunnels[i].Device)
+		t := &plan.Tunnels[i]
+		c.tunnels = append(c.tunnels, t.Device)
+		if t.Kind == overlay.KindDirect {
+			c.directPort, c.directSources = t.ListenPort, append(c.directSources, t.Endpoint.Addr().String())
+		}
 	}
 	for i := range plan.VTEPs {
 		c.remotes = append(c.remotes, plan.VTEPs[i].Addr)
@@ -157,6 +161,9 @@ type compiler struct {
 	anycast map[netip.Addr][]string
 	// marks in the form of kernel.Filter.
 	marks []string
+	// directPort is the UDP port of direct tunnels, 0 without any; directSources are the far ends' addresses.
+	directPort    int
+	directSources []string
 }
 
 func (c *compiler) vrf(gv *config.GatewayVRF) error {
@@ -347,6 +354,7 @@ func (c *compiler) filter(mss4, mss6 int) {
 		VXLANPort:    c.doc.Fabric.VXLANPort,
 		VXLANDevices: join(slices.Clone(c.tunnels)),
 		Marks:        join(c.marks),
+		DirectPort:   c.directPort, DirectSources: join(c.directSources),
 	}
 }
 

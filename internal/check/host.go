@@ -76,6 +76,9 @@ var hostChecks = []check{
 	{"port-taken-wireguard", whyPort, func(s *subject) (faults []fault) {
 		kernelOurs := slices.ContainsFunc(s.Host.Devices, func(d kernel.Device) bool { return d.Kind == kernel.KindWireGuard && d.Ours() })
 		for _, t := range s.plan.Tunnels {
+			if t.Kind == overlay.KindDirect {
+				continue
+			}
 			faults = append(faults, s.taken("udp", t.ListenPort, func(p Port) bool { return p.Kernel && kernelOurs })...)
 		}
 		return faults
@@ -163,12 +166,11 @@ func vtepDuplicate(s *subject) (faults []fault) {
 
 // underlayMTU compares the route's MTU with what the tunnels to its end assume.
 func underlayMTU(s *subject) (faults []fault) {
-	const wireGuardOverhead = 80 // as the tunnels' MTU was reckoned from the underlay's
 	for _, p := range s.Paths {
 		want := 0
 		for _, t := range s.plan.Tunnels {
 			if t.Endpoint.Addr() == p.To {
-				want = max(want, t.MTU+wireGuardOverhead)
+				want = max(want, t.MTU+overlay.Overhead(t))
 			}
 		}
 		if p.Err == nil && p.MTU > 0 && p.MTU < want {

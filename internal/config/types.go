@@ -45,6 +45,8 @@ type Fabric struct {
 	// TLSTokenFile holds the secret that the tokens of "tls" tunnels are derived from, mode 0600 or stricter, the same at
 	// every gateway; fabric-site tls-token makes one. Default /etc/fabric/keys/FABRIC.token where a link has a "tls" tunnel.
 	TLSTokenFile string `yaml:"tls-token-file,omitempty" json:"tls-token-file,omitempty"`
+	// DirectPort is the UDP port of all tunnels of kind "direct", at both ends. Default 4790.
+	DirectPort int `yaml:"direct-port,omitempty" json:"direct-port,omitempty"`
 	// BFD are the timers of the sessions on tunnels, and of peers that ask for BFD without naming timers.
 	BFD BFD `yaml:"bfd,omitempty" json:"bfd,omitempty"`
 	// BGP are the default BGP settings for sessions between gateways and with third parties.
@@ -394,8 +396,13 @@ type LinkPair struct {
 
 // Tunnel is one way between two gateways.
 type Tunnel struct {
-	// Kind is "wireguard" (over UDP), or "tls": WireGuard's packets inside TLS over TCP, for where UDP does not get through.
-	Kind string `yaml:"kind" json:"kind" jsonschema:"enum=wireguard,enum=tls"`
+	// Kind is "wireguard" (over UDP); "tls": WireGuard's packets inside TLS over TCP, for where UDP does not get through; or
+	// "direct": unencrypted, for gateways on a trusted network such as one VPC, each of which reaches an endpoint of the other
+	// without address translation. The direct tunnel in the n-th place of the list joins the n-th endpoints, or the first where
+	// there are fewer.
+	Kind string `yaml:"kind" json:"kind" jsonschema:"enum=wireguard,enum=tls,enum=direct"`
+	// Encryption is "none", and has to be written, with kind "direct"; absent with every other.
+	Encryption string `yaml:"encryption,omitempty" json:"encryption,omitempty" jsonschema:"enum=none"`
 	// UnderlayMTU overrides the fabric's for this way. Not with "tls": TCP cuts its stream by itself.
 	UnderlayMTU int `yaml:"underlay-mtu,omitempty" json:"underlay-mtu,omitempty"`
 	// BFD overrides the fabric's timers for this way.

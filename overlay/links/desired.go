@@ -16,6 +16,7 @@ type desired struct {
 	wireguards map[string]kernel.WireGuard
 	backstops  map[kernel.RouteKey]kernel.Route
 	nextHops   map[uint32]kernel.NextHop
+	neighbours map[kernel.NeighbourKey]kernel.Neighbour
 }
 
 // desire works out what a plan asks for. userspace says which tunnels are carried by a process.
@@ -27,6 +28,7 @@ func desire(p overlay.Plan, userspace func(device string) bool) desired {
 		wireguards: map[string]kernel.WireGuard{},
 		backstops:  map[kernel.RouteKey]kernel.Route{},
 		nextHops:   map[uint32]kernel.NextHop{},
+		neighbours: map[kernel.NeighbourKey]kernel.Neighbour{},
 	}
 	d.addresses[kernel.AddressKey{Device: "lo", Prefix: host(p.VTEP)}] = kernel.Address{NoDAD: p.VTEP.Is6()}
 	for _, t := range p.Tunnels {
@@ -43,6 +45,10 @@ func desire(p overlay.Plan, userspace func(device string) bool) desired {
 			// On a device without any IPv4 address the loose reverse path filter is a strict one (fib_validate_source), and packets would
 			// be dropped while the other end routes to us over another tunnel than we to it.
 			d.addresses[kernel.AddressKey{Device: t.Device, Prefix: host(p.VTEP)}] = kernel.Address{}
+		}
+		if t.Kind == overlay.KindDirect {
+			d.direct(t)
+			continue
 		}
 		key, err := overlay.ParsePublicKey(t.PublicKey)
 		if err != nil {
@@ -84,9 +90,12 @@ var hostSysctls = map[string]string{compatMode: "0"}
 
 const compatMode = "net.ipv4.nexthop_compat_mode"
 
-// vtepRoute is the route to a remote VTEP over a tunnel device. It prefers our VTEP as source: the device has no address
-// of its own but a link-local one.
-func vtepRoute(own netip.Addr, device string) kernel.Route {
+// vtepRoute is the route to a remote VTEP over a tunnel device, through gateway on direct tunnels. It prefers our VTEP as source:
+// the device has no address of its own but a link-local one.
+func vtepRoute(own netip.Addr, device string, gateway netip.Addr) kernel.Route {
+	if gateway.IsValid() {
+		return kernel.Route{Gateway: gateway, Device: device, Src: own, Protocol: kernel.ProtocolLinks}
+	}
 	return kernel.Route{Scope: kernel.LinkScope, Device: device, Src: own, Protocol: kernel.ProtocolLinks}
 }
 

@@ -30,6 +30,7 @@ const (
 	kindNextHop   = "next hop"
 	kindSet       = "next-hop set"
 	kindSession   = "bfd session"
+	kindNeighbour = "neighbour"
 )
 
 // pass looks at the whole host once and mends it. The order has reasons:
@@ -54,7 +55,7 @@ func (e *Engine) pass(ctx context.Context) *pass {
 		e.told = false
 	}
 
-	ours := h.Links(kernel.KindWireGuard, kernel.KindTUN)
+	ours := h.Links(kernel.KindWireGuard, kernel.KindTUN, kernel.KindDirect)
 	present, err := ours.Observe(ctx)
 	if err != nil {
 		// Which tunnels are whose is not known: another pass will.
@@ -77,6 +78,9 @@ func (e *Engine) pass(ctx context.Context) *pass {
 		if carried[d] {
 			return waitIfMissing(err, "the tunnel process to make the device")
 		}
+		if l := want.links[d]; l.Kind == kernel.KindDirect {
+			return explainDirect(l, err)
+		}
 		return err
 	}
 	found, linksErr := converge(p, kind[string, kernel.Link]{
@@ -94,8 +98,9 @@ func (e *Engine) pass(ctx context.Context) *pass {
 		label:   func(k kernel.AddressKey) string { return k.Prefix.String() + " dev " + k.Device },
 		explain: func(k kernel.AddressKey, err error) error { return waitIfMissing(err, "device "+k.Device) },
 	}, want.addresses)
+	e.neighbours(p, want.neighbours)
 
-	facts, factsErr := e.cfg.Reader.Facts(ctx, slices.Sorted(maps.Keys(want.links)))
+	facts, factsErr := e.cfg.Reader.Facts(ctx, slices.Sorted(maps.Keys(want.wireguards)))
 	if factsErr != nil {
 		p.note(kindWireGuard, "*", fmt.Errorf("read tunnels: %w", factsErr))
 	}
@@ -110,6 +115,7 @@ func (e *Engine) pass(ctx context.Context) *pass {
 		f.Age = e.tunnels[d].handshake.age(f.LastHandshake, now, e.cfg.Wall())
 		facts[d] = f
 	}
+	directFacts(plan, found, facts)
 	// WireGuard can be asked only where it answers.
 	answering := map[string]kernel.WireGuard{}
 	for d, w := range want.wireguards {
@@ -181,6 +187,9 @@ func (e *Engine) remember(plan overlay.Plan, now time.Time) {
 func (e *Engine) carriers(plan overlay.Plan, present map[string]kernel.Link) map[string]bool {
 	carried := map[string]bool{}
 	for _, t := range plan.Tunnels {
+		if t.Kind == overlay.KindDirect {
+			continue
+		}
 		link, there := present[t.Device]
 		if t.Carrier != nil {
 			// Only a process can carry it.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"os"
 	"reflect"
 	"slices"
@@ -202,7 +203,13 @@ func (r *repair) expect(plan overlay.Plan, drained map[string]bool, withBFD bool
 		ways = append(ways, w)
 	}
 	r.ways = ways
-	r.route = func(device string) kernel.Route { return vtepRoute(plan.VTEP, device) }
+	gateways := map[string]netip.Addr{}
+	for _, t := range plan.Tunnels {
+		if t.Kind == overlay.KindDirect {
+			gateways[t.Device] = t.RemoteLinkLocal
+		}
+	}
+	r.route = func(device string) kernel.Route { return vtepRoute(plan.VTEP, device, gateways[device]) }
 	r.expectSets(plan, withBFD, now)
 }
 

@@ -44,7 +44,7 @@ func (s Status) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // Object is one object on the host and how it stands.
 type Object struct {
-	// Kind is "plan", "tunnel process", "tls listener", "link", "sysctl", "address", "wireguard", "route", "next hop", "next-hop set" or "bfd session".
+	// Kind is "plan", "tunnel process", "tls listener", "link", "sysctl", "address", "wireguard", "neighbour", "route", "next hop", "next-hop set" or "bfd session".
 	Kind string
 	// Name as people know it.
 	Name   string

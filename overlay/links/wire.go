@@ -71,6 +71,7 @@ func planToWire(p overlay.Plan) *linksv1.Plan {
 			ListenPort: int32(t.ListenPort), Endpoint: addrPortText(t.Endpoint),
 			PublicKey: t.PublicKey, PrivateKeyFile: t.PrivateKeyFile, Keepalive: int32(t.Keepalive), Bfd: timersToWire(t.BFD),
 			Carrier: carrierToWire(t.Carrier),
+			Local:   addrText(t.Local), Vni: t.VNI,
 		})
 	}
 	for _, v := range p.VTEPs {
@@ -113,6 +114,7 @@ func planFromWire(w *linksv1.Plan) overlay.Plan {
 			ListenPort: int(t.GetListenPort()), Endpoint: readAddrPort(t.GetEndpoint()),
 			PublicKey: t.GetPublicKey(), PrivateKeyFile: t.GetPrivateKeyFile(), Keepalive: int(t.GetKeepalive()), BFD: timersFromWire(t.GetBfd()),
 			Carrier: carrierFromWire(t.GetCarrier()),
+			Local:   readAddr(t.GetLocal()), VNI: t.GetVni(),
 		})
 	}
 	for _, v := range w.GetVteps() {

@@ -231,7 +231,7 @@ func (k *Kernel) addDevice(l kernel.Link) *device {
 	if l.MTU == 0 {
 		l.MTU = 1500
 	}
-	if l.MAC == ([6]byte{}) && (l.Kind == kernel.KindVXLAN || l.Kind == kernel.KindVRF || l.Kind == "") {
+	if l.MAC == ([6]byte{}) && (l.Kind == kernel.KindVXLAN || l.Kind == kernel.KindDirect || l.Kind == kernel.KindVRF || l.Kind == "") {
 		l.MAC = [6]byte{2, 0, 0, 0, byte(k.nextIndex >> 8), byte(k.nextIndex)}
 	}
 	d := &device{Link: l, index: k.nextIndex}

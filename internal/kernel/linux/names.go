@@ -15,9 +15,11 @@ import (
 const (
 	vrfTable      = 1
 	vxlanID       = 1
+	vxlanRemote   = 2
 	vxlanLocal    = 4
 	vxlanLearning = 7
 	vxlanPort     = 15
+	vxlanRemote6  = 16
 	vxlanLocal6   = 17
 )
 
@@ -30,13 +32,15 @@ type names struct {
 
 // linkInfo is what is known of one device, ours or not.
 type linkInfo struct {
-	name, alias, kind string
-	index, master     uint32
-	mtu               uint32
-	up                bool
-	mac               [6]byte
-	table             uint32
-	vxlan             kernel.VXLAN
+	name, alias string
+	// kind is the kernel's word, but for a VXLAN device of ours with a remote: kernel.KindDirect.
+	kind          string
+	index, master uint32
+	mtu           uint32
+	up            bool
+	mac           [6]byte
+	table         uint32
+	vxlan         kernel.VXLAN
 }
 
 // ours reports whether the alias says so.
@@ -105,6 +109,9 @@ func decodeLink(body []byte) linkInfo {
 			l.decodeKind(data)
 		}
 	})
+	if l.ours() && l.vxlan.Remote.IsValid() {
+		l.kind = string(kernel.KindDirect)
+	}
 	return l
 }
 
@@ -123,6 +130,8 @@ func (l *linkInfo) decodeKind(data []byte) {
 				l.vxlan.VNI = u32(d)
 			case vxlanLocal, vxlanLocal6:
 				l.vxlan.Local = toAddr(d)
+			case vxlanRemote, vxlanRemote6:
+				l.vxlan.Remote = toAddr(d)
 			case vxlanPort:
 				if len(d) == 2 {
 					l.vxlan.Port = uint16(d[0])<<8 | uint16(d[1])
