@@ -61,9 +61,12 @@ func (l linkInfo) kindName() string {
 	return l.kind
 }
 
-func (h *Host) names(ctx context.Context) (*names, error) {
+func (h *Host) names(ctx context.Context) (*names, error) { return h.namesBy(ctx, h.control) }
+
+// namesBy asks over a connection that is not in use by the caller.
+func (h *Host) namesBy(ctx context.Context, c *conn) (*names, error) {
 	var n *names
-	err := h.control.dump(ctx, func(m *message) {
+	err := c.dump(ctx, func(m *message) {
 		m.begin(unix.RTM_GETLINK, unix.NLM_F_DUMP, unix.SizeofIfInfomsg)
 	}, func() {
 		n = &names{map[string]uint32{}, map[uint32]string{}, map[uint32]linkInfo{}}
