@@ -97,7 +97,7 @@ type Tunnel struct {
 	Name   string `json:"name"`
 	// Remote gateway.
 	Remote string `json:"remote"`
-	// Rank 0 is preferred.
+	// Rank 0 is preferred; tunnels of equal rank share traffic.
 	Rank int `json:"rank"`
 	// Kind is KindWireGuard, KindTLS or KindDirect.
 	Kind string `json:"kind"`
@@ -130,7 +130,7 @@ type Tunnel struct {
 type RemoteVTEP struct {
 	Gateway string     `json:"gateway"`
 	Addr    netip.Addr `json:"addr"`
-	// Devices of the tunnels, in rank order. The route goes over the first that is up.
+	// Devices of the tunnels, in rank order. The route goes over those of the best rank that are up.
 	Devices []string `json:"devices,omitempty"`
 	// Problem says why there are no Devices.
 	Problem string `json:"problem,omitempty"`
@@ -286,6 +286,7 @@ func (p Plan) Validate() error {
 		}
 	}
 	p.validateListener(bad)
+	p.validateGroups(bad)
 	p.validateSessions(bad)
 	p.validateSets(bad)
 	return errors.Join(errs...)

@@ -125,6 +125,7 @@ func Compile(doc *config.Document, gateway string, f kernel.Features) (*Host, er
 			c.directPort, c.directSources = t.ListenPort, append(c.directSources, t.Endpoint.Addr().String())
 		}
 	}
+	c.spread = len(plan.Shared()) > 0
 	for i := range plan.VTEPs {
 		c.remotes = append(c.remotes, plan.VTEPs[i].Addr)
 	}
@@ -161,6 +162,8 @@ type compiler struct {
 	anycast map[netip.Addr][]string
 	// marks in the form of kernel.Filter.
 	marks []string
+	// spread: there are tunnels of equal rank, which share traffic by flow.
+	spread bool
 	// directPort is the UDP port of direct tunnels, 0 without any; directSources are the far ends' addresses.
 	directPort    int
 	directSources []string
@@ -202,6 +205,7 @@ func (c *compiler) vxlan(m *Member) {
 	c.host.Links[m.VXLAN] = kernel.Link{
 		Name: m.VXLAN, Kind: kernel.KindVXLAN, Alias: kernel.AliasPrefix + "vxlan:" + m.Name, MTU: c.mtu, Up: true,
 		VXLAN:  kernel.VXLAN{VNI: m.VNI, Local: c.gw.VTEP, Port: uint16(c.doc.Fabric.VXLANPort)},
+		Spread: c.spread,
 		MAC:    overlay.RouterMAC(c.gw.VTEP),
 		Master: m.Device,
 	}

@@ -379,3 +379,20 @@ func TestFilterOfDirectTunnels(t *testing.T) {
 		t.Errorf("VXLAN may go over %s: want two tunnels to each of %d gateways", h.Filter.VXLANDevices, len(far))
 	}
 }
+
+// VXLAN's flows take several ways where tunnels have equal rank, and nowhere else.
+func TestSpread(t *testing.T) {
+	doc := parse(t, twoVRFs)
+	for _, ranks := range [][2]int{{0, 1}, {0, 0}} {
+		doc.Links.Tunnels = []config.Tunnel{{Kind: "wireguard", Rank: &ranks[0]}, {Kind: "wireguard", Rank: &ranks[1]}}
+		h, err := vrf.Compile(doc, "gw", kernel.Features{VRF: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, l := range h.Links {
+			if want := ranks[0] == ranks[1] && l.Kind == kernel.KindVXLAN; l.Spread != want {
+				t.Errorf("ranks %v: %s spreads: %v, want %v", ranks, name, l.Spread, want)
+			}
+		}
+	}
+}

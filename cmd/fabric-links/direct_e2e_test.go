@@ -14,7 +14,7 @@ import (
 )
 
 // twoUnderlays makes two nodes with two veths between them, which are the first and the second endpoints, and compiles the tunnels,
-// with BFD of 100 ms x 3 on each.
+// with BFD of 200 ms x 5 on each: the machine may be busy.
 //
 //	a: 192.0.2.1    ── veth "under"  ── 192.0.2.2    :b   place 0
 //	a: 198.51.100.1 ── veth "under2" ── 198.51.100.2 :b   place 1
@@ -40,7 +40,7 @@ func twoUnderlays(t *testing.T, tunnels ...config.Tunnel) (a, b *node, plans [2]
 		}
 	}
 	doc := &config.Document{
-		Fabric: config.Fabric{Name: "test", VTEPFamily: "ipv4", BFD: config.BFD{Interval: config.Duration(100 * time.Millisecond), Multiplier: 3}},
+		Fabric: config.Fabric{Name: "test", VTEPFamily: "ipv4", BFD: config.BFD{Interval: config.Duration(200 * time.Millisecond), Multiplier: 5}},
 		Sites: []config.Site{
 			{Name: "a-1", Gateways: []config.Gateway{gw(a, 1)}}, {Name: "b-1", Gateways: []config.Gateway{gw(b, 2)}},
 		},
@@ -110,7 +110,7 @@ func TestDirectBackup(t *testing.T) {
 	})
 	p := startProbe(t, a, b)
 	p.awaitAnswers(a)
-	const detection = 600 * time.Millisecond
+	const detection = 3 * time.Second
 	t.Run("wireguard is cut and comes back", func(t *testing.T) {
 		var mend func()
 		lost, gap := p.phase(func() {

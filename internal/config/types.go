@@ -373,7 +373,7 @@ type Links struct {
 	Mesh string `yaml:"mesh,omitempty" json:"mesh,omitempty" jsonschema:"enum=full,enum=communities"`
 	// Communities are sets of sites whose gateways are joined pairwise, when Mesh is "communities".
 	Communities []Community `yaml:"communities,omitempty" json:"communities,omitempty"`
-	// Tunnels is what a link has unless Pairs says otherwise, in rank order. Default one "wireguard". Their ports depend on
+	// Tunnels is what a link has unless Pairs says otherwise, the preferred first. Default one "wireguard". Their ports depend on
 	// the order of gateways in the document: see Fabric.WireGuardPort.
 	Tunnels []Tunnel `yaml:"tunnels,omitempty" json:"tunnels,omitempty"`
 	// Pairs override the tunnels of single links.
@@ -390,7 +390,7 @@ type Community struct {
 type LinkPair struct {
 	// Between are exactly two gateway names.
 	Between []string `yaml:"between" json:"between"`
-	// Tunnels in rank order; an empty list means that these two gateways are not linked.
+	// Tunnels, the preferred first; an empty list means that these two gateways are not linked.
 	Tunnels []Tunnel `yaml:"tunnels" json:"tunnels"`
 }
 
@@ -403,6 +403,9 @@ type Tunnel struct {
 	Kind string `yaml:"kind" json:"kind" jsonschema:"enum=wireguard,enum=tls,enum=direct"`
 	// Encryption is "none", and has to be written, with kind "direct"; absent with every other.
 	Encryption string `yaml:"encryption,omitempty" json:"encryption,omitempty" jsonschema:"enum=none"`
+	// Rank says which tunnels of a link are preferred: 0 first. Those of equal rank share traffic, by flow. Default: the place in the
+	// list, from 0. Ranks count up without a gap. Ports depend on the place alone.
+	Rank *int `yaml:"rank,omitempty" json:"rank,omitempty" jsonschema:"minimum=0"`
 	// UnderlayMTU overrides the fabric's for this way. Not with "tls": TCP cuts its stream by itself.
 	UnderlayMTU int `yaml:"underlay-mtu,omitempty" json:"underlay-mtu,omitempty"`
 	// BFD overrides the fabric's timers for this way.

@@ -77,6 +77,7 @@ func (v *validator) linkPair(p LinkPair, path string, sites map[string]string, j
 }
 
 func (v *validator) tunnels(ts []Tunnel, path string) {
+	v.ranks(ts, path)
 	for i, t := range ts {
 		v.oneOf(index(path, i)+".kind", t.Kind, KindWireGuard, KindTLS, KindDirect)
 		v.encryption(t, index(path, i))

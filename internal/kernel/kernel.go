@@ -67,6 +67,8 @@ type Link struct {
 	VXLAN VXLAN
 	// MAC is the hardware address; zero leaves it.
 	MAC [6]byte
+	// Spread lets the flows of a VXLAN device take several ways: without it the kernel remembers the way of the first one for all.
+	Spread bool
 	// Master is the name of the VRF device it is enslaved to, or "".
 	Master string
 }

@@ -17,6 +17,8 @@ type desired struct {
 	backstops  map[kernel.RouteKey]kernel.Route
 	nextHops   map[uint32]kernel.NextHop
 	neighbours map[kernel.NeighbourKey]kernel.Neighbour
+	// members of groups of tunnels of equal rank.
+	members map[uint32]kernel.NextHop
 }
 
 // desire works out what a plan asks for. userspace says which tunnels are carried by a process.
@@ -29,6 +31,7 @@ func desire(p overlay.Plan, userspace func(device string) bool) desired {
 		backstops:  map[kernel.RouteKey]kernel.Route{},
 		nextHops:   map[uint32]kernel.NextHop{},
 		neighbours: map[kernel.NeighbourKey]kernel.Neighbour{},
+		members:    map[uint32]kernel.NextHop{},
 	}
 	d.addresses[kernel.AddressKey{Device: "lo", Prefix: host(p.VTEP)}] = kernel.Address{NoDAD: p.VTEP.Is6()}
 	for _, t := range p.Tunnels {
@@ -70,6 +73,7 @@ func desire(p overlay.Plan, userspace func(device string) bool) desired {
 		key := kernel.RouteKey{Table: kernel.MainTable, Prefix: host(v.Addr), Metric: kernel.BackstopMetric}
 		d.backstops[key] = kernel.Route{Type: kernel.UnreachableRoute, Protocol: kernel.ProtocolLinks}
 	}
+	d.groups(p)
 	for _, n := range p.NextHops {
 		d.nextHops[n.ID] = kernel.NextHop{Device: n.Device, Gateway: n.Gateway, OnLink: true, Protocol: kernel.ProtocolLinks}
 	}

@@ -2,6 +2,7 @@ package links
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -24,6 +25,14 @@ func (d *desired) direct(t overlay.Tunnel) {
 	d.neighbours[kernel.NeighbourKey{Device: t.Device, Addr: t.RemoteLinkLocal}] = kernel.Neighbour{MAC: overlay.DirectMAC(t.RemoteLinkLocal)}
 }
 
+// throughGateway is the address that routes over a tunnel go through: the far end's link-local one on direct tunnels, else none.
+func throughGateway(t overlay.Tunnel) netip.Addr {
+	if t.Kind == overlay.KindDirect {
+		return t.RemoteLinkLocal
+	}
+	return netip.Addr{}
+}
+
 // neighbours syncs the entries of direct tunnels.
 func (e *Engine) neighbours(p *pass, want map[kernel.NeighbourKey]kernel.Neighbour) {
 	_, _ = converge(p, kind[kernel.NeighbourKey, kernel.Neighbour]{
@@ -32,8 +41,11 @@ func (e *Engine) neighbours(p *pass, want map[kernel.NeighbourKey]kernel.Neighbo
 	}, want)
 }
 
-// directFacts adds what there is to know of direct tunnels whose devices were found: nobody has to be asked.
-func directFacts(plan overlay.Plan, found map[string]kernel.Link, facts map[string]Facts) {
+// directFacts adds what there is to know of direct tunnels whose devices were found: nobody has to be asked. facts may be nil.
+func directFacts(plan overlay.Plan, found map[string]kernel.Link, facts map[string]Facts) map[string]Facts {
+	if facts == nil {
+		facts = map[string]Facts{}
+	}
 	for _, t := range plan.Tunnels {
 		if _, there := found[t.Device]; !there || t.Kind != overlay.KindDirect {
 			continue
@@ -43,6 +55,7 @@ func directFacts(plan overlay.Plan, found map[string]kernel.Link, facts map[stri
 			RxBytes: deviceCounter(t.Device, "rx_bytes"), TxBytes: deviceCounter(t.Device, "tx_bytes"),
 		}
 	}
+	return facts
 }
 
 // deviceCounter reads a counter of a device, 0 where it cannot be read: it is shown and nothing depends on it.

@@ -115,7 +115,7 @@ func (e *Engine) pass(ctx context.Context) *pass {
 		f.Age = e.tunnels[d].handshake.age(f.LastHandshake, now, e.cfg.Wall())
 		facts[d] = f
 	}
-	directFacts(plan, found, facts)
+	facts = directFacts(plan, found, facts)
 	// WireGuard can be asked only where it answers.
 	answering := map[string]kernel.WireGuard{}
 	for d, w := range want.wireguards {
@@ -144,6 +144,7 @@ func (e *Engine) pass(ctx context.Context) *pass {
 	states := e.bfdStates()
 	e.carrierStates = e.readCarriers(plan)
 	e.judge(plan, found, linksErr == nil, facts, factsErr == nil, states, now)
+	e.memberHops(p, want.members)
 	active := e.routeVTEPs(p, plan, routes, want.backstops, before, now)
 
 	nextHops := e.nextHops(p, plan, want.nextHops)
@@ -332,6 +333,7 @@ func (e *Engine) nextHops(p *pass, plan overlay.Plan, want map[uint32]kernel.Nex
 		}
 		return strconv.FormatUint(uint64(id), 10)
 	}
+	tunnels := e.repair.inUse()
 	vxlans, err := e.cfg.Host.Links(kernel.KindVXLAN).Observe(p.ctx)
 	if err != nil {
 		for id := range want {
@@ -352,8 +354,11 @@ func (e *Engine) nextHops(p *pass, plan overlay.Plan, want map[uint32]kernel.Nex
 		_, _ = converge(p, kind[uint32, kernel.NextHop]{
 			name: kindNextHop, edge: e.cfg.Host.NextHops(kernel.ProtocolLinks), label: label,
 			explain: func(_ uint32, err error) error { return waitIfMissing(err, "its device") },
-			// One whose device has just gone is the kernel's to remove.
-			keep: func(id uint32, _ kernel.NextHop) bool { _, wanted := want[id]; return wanted || sets[id] },
+			// One whose device has just gone is the kernel's to remove; sets and groups of tunnels are the repair table's.
+			keep: func(id uint32, _ kernel.NextHop) bool {
+				_, wanted := want[id]
+				return wanted || sets[id] || tunnels[id]
+			},
 		}, possible)
 	}
 	states := make([]NextHopState, 0, len(plan.NextHops))

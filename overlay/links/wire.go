@@ -168,7 +168,7 @@ func stateToWire(s *State) *linksv1.State {
 		})
 	}
 	for _, v := range s.VTEPs {
-		w.Vteps = append(w.Vteps, &linksv1.VTEPState{Gateway: v.Gateway, Addr: addrText(v.Addr), Device: v.Device, Reason: v.Reason, Since: timeToWire(v.Since)})
+		w.Vteps = append(w.Vteps, &linksv1.VTEPState{Gateway: v.Gateway, Addr: addrText(v.Addr), Device: v.Device, Devices: v.Devices, Reason: v.Reason, Since: timeToWire(v.Since)})
 	}
 	for _, n := range s.NextHops {
 		w.NextHops = append(w.NextHops, &linksv1.NextHopState{Id: n.ID, Device: n.Device, Vtep: addrText(n.VTEP), Vni: n.VNI, Ready: n.Ready, Reason: n.Reason})
@@ -201,7 +201,7 @@ func stateFromWire(w *linksv1.State) State {
 		})
 	}
 	for _, v := range w.GetVteps() {
-		s.VTEPs = append(s.VTEPs, VTEPState{Gateway: v.GetGateway(), Addr: readAddr(v.GetAddr()), Device: v.GetDevice(), Reason: v.GetReason(), Since: timeFromWire(v.GetSince())})
+		s.VTEPs = append(s.VTEPs, VTEPState{Gateway: v.GetGateway(), Addr: readAddr(v.GetAddr()), Device: v.GetDevice(), Devices: v.GetDevices(), Reason: v.GetReason(), Since: timeFromWire(v.GetSince())})
 	}
 	for _, n := range w.GetNextHops() {
 		s.NextHops = append(s.NextHops, NextHopState{ID: n.GetId(), Device: n.GetDevice(), VTEP: readAddr(n.GetVtep()), VNI: n.GetVni(), Ready: n.GetReady(), Reason: n.GetReason()})

@@ -180,6 +180,10 @@ func (s *suite) links() {
 	a.MTU, a.Up, a.MAC = 1300, false, [6]byte{2, 1, 1, 1, 1, 1}
 	b.VXLAN.VNI, b.MAC = 22, [6]byte{}
 	converge(s, edgeLinks, map[string]kernel.Link{"fxv1": a, "fxv2": b})
+	for _, spread := range []bool{true, false, true} {
+		a.Spread = spread
+		converge(s, edgeLinks, map[string]kernel.Link{"fxv1": a, "fxv2": b})
+	}
 	// Drift: somebody sets it down, somebody deletes it.
 	b.MTU = 1370
 	s.must(s.w.SetUp("fxv2", false))

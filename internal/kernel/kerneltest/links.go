@@ -92,6 +92,7 @@ func (k *Kernel) applyLink(op reconcile.Op[string, kernel.Link]) error {
 	if want.MAC != ([6]byte{}) {
 		d.MAC = want.MAC
 	}
+	d.Spread = want.Spread
 	d.Master = want.Master
 	k.setUp(d, want.Up)
 	for _, o := range slaves {

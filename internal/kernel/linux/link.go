@@ -46,7 +46,7 @@ func (e *linkEdge) Observe(ctx context.Context) (map[string]kernel.Link, error) 
 		if kind := kernel.LinkKind(l.kind); l.ours() && e.mine(kind) {
 			found[l.name] = kernel.Link{
 				Name: l.name, Kind: kind, Alias: l.alias, MTU: int(l.mtu), Up: l.up,
-				Table: l.table, VXLAN: l.vxlan, MAC: l.mac, Master: n.name[l.master],
+				Table: l.table, VXLAN: l.vxlan, Spread: l.spread, MAC: l.mac, Master: n.name[l.master],
 			}
 		}
 	}
@@ -127,6 +127,9 @@ func (e *linkEdge) apply(n *names, op linkOp) error {
 	if !ok && want.Kind == kernel.KindDirect {
 		// Before it comes up: its link-local address is ours to give.
 		encode = append(encode, func(m *message) error { return encodeNoLinkLocal(m, want.Name) })
+	}
+	if (want.Kind == kernel.KindVXLAN || want.Kind == kernel.KindDirect) && want.Spread != have.spread {
+		encode = append(encode, func(m *message) error { return encodeSpread(m, want) })
 	}
 	encode = append(encode, func(m *message) error { return encodeSetLink(m, want, have, master) })
 	errs := e.h.control.batch(context.Background(), len(encode), func(i int, m *message) error { return encode[i](m) })
@@ -245,6 +248,22 @@ func encodeNoLinkLocal(m *message, name string) error {
 	m.begin(unix.RTM_SETLINK, 0, unix.SizeofIfInfomsg)
 	m.str(unix.IFLA_IFNAME, name)
 	m.attr(unix.IFLA_AF_SPEC|unix.NLA_F_NESTED, inet6.buf)
+	return nil
+}
+
+// encodeSpread changes a living VXLAN device's type of service.
+func encodeSpread(m *message, l kernel.Link) error {
+	var data, info message
+	tos := uint8(0)
+	if l.Spread {
+		tos = spreadTOS
+	}
+	data.u8(vxlanTOS, tos)
+	info.attr(unix.IFLA_INFO_KIND, append([]byte(kernel.KindVXLAN), 0))
+	info.attr(unix.IFLA_INFO_DATA|unix.NLA_F_NESTED, data.buf)
+	m.begin(unix.RTM_NEWLINK, 0, unix.SizeofIfInfomsg)
+	m.str(unix.IFLA_IFNAME, l.Name)
+	m.attr(unix.IFLA_LINKINFO|unix.NLA_F_NESTED, info.buf)
 	return nil
 }
 

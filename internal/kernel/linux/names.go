@@ -17,11 +17,16 @@ const (
 	vxlanID       = 1
 	vxlanRemote   = 2
 	vxlanLocal    = 4
+	vxlanTOS      = 6
 	vxlanLearning = 7
 	vxlanPort     = 15
 	vxlanRemote6  = 16
 	vxlanLocal6   = 17
 )
+
+// spreadTOS as the type of service of a VXLAN device keeps the kernel from remembering the route of a forwarding entry (vxlan_xmit_one
+// does so only where it is 0), and is on no packet: its two bits are those of ECN, which are copied from the inner packet (RFC 6040).
+const spreadTOS = 2
 
 // names is a snapshot of the devices.
 type names struct {
@@ -41,6 +46,7 @@ type linkInfo struct {
 	mac           [6]byte
 	table         uint32
 	vxlan         kernel.VXLAN
+	spread        bool
 }
 
 // ours reports whether the alias says so.
@@ -135,6 +141,8 @@ func (l *linkInfo) decodeKind(data []byte) {
 				l.vxlan.Local = toAddr(d)
 			case vxlanRemote, vxlanRemote6:
 				l.vxlan.Remote = toAddr(d)
+			case vxlanTOS:
+				l.spread = len(d) == 1 && d[0] == spreadTOS
 			case vxlanPort:
 				if len(d) == 2 {
 					l.vxlan.Port = uint16(d[0])<<8 | uint16(d[1])
