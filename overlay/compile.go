@@ -20,8 +20,9 @@ const (
 // Compile makes the links plan of one gateway. The document is taken to be valid; what only shows when it is compiled (ports
 // beyond 65535, an MTU too small, hashes that meet) is the error.
 //
-// Ports: a tunnel of rank r listens on the fabric's port + r × Document.PortStride + the remote gateway's place in the document (from
-// 0), and dials the remote's first port + r × PortStride + our own place. So a gateway appended to the document moves no port. The
+// Ports: the r-th tunnel of a link's list (from 0) listens on the fabric's port + r × Document.PortStride + the remote gateway's place in
+// the document (from 0), and dials the remote's first port + r × PortStride + our own place. Its names and addresses are derived from
+// that place too, so that a change of ranks alone moves nothing but traffic. So a gateway appended to the document moves no port. The
 // public ports of a gateway behind NAT are counted likewise.
 //
 // Who dials: whoever knows an endpoint of the other, possibly both; of a tunnel of kind "tls" one side only (config.Gateway.DialsTLS).
@@ -40,19 +41,24 @@ func Compile(doc *config.Document, gateway string, host Host) (Plan, error) {
 	var errs []error
 	for _, link := range neighbours {
 		v := RemoteVTEP{Gateway: link.Remote.Name, Addr: link.Remote.VTEP}
-		for rank, t := range link.Tunnels {
-			if why := undialled(own, link.Remote, t.Kind, rank); why != "" {
+		var tunnels []Tunnel
+		for place, t := range link.Tunnels {
+			if why := undialled(own, link.Remote, t.Kind, place); why != "" {
 				v.Problem = why
 				continue
 			}
-			tunnel, err := compileTunnel(doc, own, link, t, rank, rank*stride)
+			tunnel, err := compileTunnel(doc, own, link, t, place, place*stride)
 			if err != nil {
 				errs = append(errs, err)
 				continue
 			}
-			p.Tunnels = append(p.Tunnels, tunnel)
+			tunnels = append(tunnels, tunnel)
+		}
+		slices.SortStableFunc(tunnels, func(a, b Tunnel) int { return cmp.Compare(a.Rank, b.Rank) })
+		for _, tunnel := range tunnels {
 			v.Devices = append(v.Devices, tunnel.Device)
 		}
+		p.Tunnels = append(p.Tunnels, tunnels...)
 		if len(v.Devices) > 0 {
 			v.Problem = ""
 		}
@@ -93,7 +99,7 @@ func Compile(doc *config.Document, gateway string, host Host) (Plan, error) {
 	return p, nil
 }
 
-func compileTunnel(doc *config.Document, own *config.Gateway, link config.Link, t config.Tunnel, rank, offset int) (Tunnel, error) {
+func compileTunnel(doc *config.Document, own *config.Gateway, link config.Link, t config.Tunnel, place, offset int) (Tunnel, error) {
 	base := doc.Fabric.WireGuardPort
 	if base == 0 {
 		base = defaultWireGuardPort
@@ -105,22 +111,26 @@ func compileTunnel(doc *config.Document, own *config.Gateway, link config.Link, 
 	}
 	bfd := compileBFD(doc, timers)
 	tunnel := Tunnel{
-		Device:          TunnelDevice(own.Name, remote.Name, rank),
-		Name:            TunnelName(own.Name, remote.Name, rank),
+		Device:          TunnelDevice(own.Name, remote.Name, place),
+		Name:            TunnelName(own.Name, remote.Name, place),
 		Remote:          remote.Name,
-		Rank:            rank,
+		Rank:            t.RankAt(place),
 		Kind:            t.Kind,
-		MTU:             tunnelMTU(doc, t),
-		LinkLocal:       LinkLocal(own.Name, remote.Name, rank),
-		RemoteLinkLocal: LinkLocal(remote.Name, own.Name, rank),
+		MTU:             tunnelMTU(doc, t, remote, place),
+		LinkLocal:       LinkLocal(own.Name, remote.Name, place),
+		RemoteLinkLocal: LinkLocal(remote.Name, own.Name, place),
 		ListenPort:      base + offset + link.Index,
 		PublicKey:       remote.WireGuard.PublicKey,
 		PrivateKeyFile:  own.WireGuard.PrivateKeyFile,
 		BFD:             &bfd,
 	}
+	if t.Kind == KindDirect {
+		tunnel.Device = DirectDevice(own.Name, remote.Name, place)
+		return tunnel, compileDirect(doc, own, remote, &tunnel, place)
+	}
 	if t.Kind == KindTLS {
-		compileCarrier(doc, own, remote, &tunnel)
-	} else if e, ok := remote.Endpoint(rank); ok {
+		compileCarrier(doc, own, remote, &tunnel, place)
+	} else if e, ok := remote.Endpoint(place); ok {
 		port := base
 		if e.PublicPort != 0 {
 			port = e.PublicPort

@@ -20,20 +20,23 @@ const defaultUnderlayMTU = 1500
 // defaultMSS holds where the document leaves the value out (X18).
 const defaultMSS = 1300
 
-// tunnelMTU is the MTU, in bytes, of a tunnel's interface.
+// tunnelMTU is the MTU, in bytes, of the interface of the tunnel in the given place of a link with remote.
 //
 // That of a "tls" tunnel could be anything: TCP cuts its stream to fit the path, and the carrier takes datagrams up to 65535. It is what
 // WireGuard over UDP has on the fabric's underlay. A larger one would be of no use, since the narrowest tunnel of the gateway decides
 // what its VXLAN devices have (MTU below), and with equal ones nobody learns a path MTU anew when traffic changes over. A
 // smaller one, so that a full packet with its WireGuard, WebSocket and TLS headers fills one TCP segment and not one and a
 // bit, would take from the tunnels over UDP what the backup gains.
-func tunnelMTU(doc *config.Document, t config.Tunnel) int {
+func tunnelMTU(doc *config.Document, t config.Tunnel, remote *config.Gateway, place int) int {
 	underlay := t.UnderlayMTU
 	if underlay == 0 || t.Kind == KindTLS {
 		underlay = doc.Fabric.UnderlayMTU
 	}
 	if underlay == 0 {
 		underlay = defaultUnderlayMTU
+	}
+	if t.Kind == KindDirect {
+		return directMTU(underlay, remote, place)
 	}
 	return underlay - wireGuardOverhead
 }
@@ -43,14 +46,14 @@ func tunnelMTU(doc *config.Document, t config.Tunnel) int {
 func MTU(doc *config.Document, gateway string) int {
 	least := 0
 	for _, link := range doc.Neighbours(gateway) {
-		for _, t := range link.Tunnels {
-			if m := tunnelMTU(doc, t); least == 0 || m < least {
+		for place, t := range link.Tunnels {
+			if m := tunnelMTU(doc, t, link.Remote, place); least == 0 || m < least {
 				least = m
 			}
 		}
 	}
 	if least == 0 {
-		least = tunnelMTU(doc, config.Tunnel{})
+		least = tunnelMTU(doc, config.Tunnel{}, nil, 0)
 	}
 	if doc.Fabric.VTEPFamily == "ipv6" {
 		return least - vxlanOverhead6

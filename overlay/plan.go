@@ -97,9 +97,9 @@ type Tunnel struct {
 	Name   string `json:"name"`
 	// Remote gateway.
 	Remote string `json:"remote"`
-	// Rank 0 is preferred.
+	// Rank 0 is preferred; tunnels of equal rank share traffic.
 	Rank int `json:"rank"`
-	// Kind is KindWireGuard or KindTLS.
+	// Kind is KindWireGuard, KindTLS or KindDirect.
 	Kind string `json:"kind"`
 	// MTU in bytes.
 	MTU int `json:"mtu"`
@@ -108,12 +108,15 @@ type Tunnel struct {
 	RemoteLinkLocal netip.Addr `json:"remote-link-local"`
 	// ListenPort is the local UDP port; 0 with KindTLS.
 	ListenPort int `json:"listen-port"`
-	// Endpoint is dialled; zero on the passive side (X15) and with KindTLS.
+	// Endpoint is dialled; zero on the passive side (X15) and with KindTLS. Of a direct tunnel it is the far end.
 	Endpoint netip.AddrPort `json:"endpoint,omitzero"`
-	// PublicKey of the other end, base64.
-	PublicKey string `json:"public-key"`
-	// PrivateKeyFile holds our key.
-	PrivateKeyFile string `json:"private-key-file"`
+	// Local is the address that a direct tunnel starts from, VNI its VXLAN network identifier.
+	Local netip.Addr `json:"local,omitzero"`
+	VNI   uint32     `json:"vni,omitempty"`
+	// PublicKey of the other end, base64; "" of a direct tunnel.
+	PublicKey string `json:"public-key,omitempty"`
+	// PrivateKeyFile holds our key; "" for a direct tunnel.
+	PrivateKeyFile string `json:"private-key-file,omitempty"`
 	// Keepalive in seconds, 0 on the passive side (X16).
 	Keepalive int `json:"keepalive,omitempty"`
 	// BFD are the timers of the session on the tunnel, between the link-local addresses. Nil, in a plan of an older fabric-site:
@@ -127,7 +130,7 @@ type Tunnel struct {
 type RemoteVTEP struct {
 	Gateway string     `json:"gateway"`
 	Addr    netip.Addr `json:"addr"`
-	// Devices of the tunnels, in rank order. The route goes over the first that is up.
+	// Devices of the tunnels, in rank order. The route goes over those of the best rank that are up.
 	Devices []string `json:"devices,omitempty"`
 	// Problem says why there are no Devices.
 	Problem string `json:"problem,omitempty"`
@@ -213,14 +216,20 @@ func (p Plan) Validate() error {
 			bad("tunnels %q and %q: both use device %s", p.Tunnels[j].Name, t.Name, t.Device)
 		}
 		devices[t.Device] = i
+		if t.MTU < 1280 {
+			bad("tunnel %q: MTU %d is less than the 1280 bytes that IPv6 needs", t.Name, t.MTU)
+		}
+		if !t.LinkLocal.Is6() || !t.LinkLocal.IsLinkLocalUnicast() {
+			bad("tunnel %q: %q is not an IPv6 link-local address", t.Name, t.LinkLocal)
+		}
 		switch t.Kind {
+		case KindDirect:
+			p.validateDirect(i, bad)
+			continue
 		case KindWireGuard, KindTLS:
 			p.validateCarrier(t, func(format string, args ...any) { bad("tunnel %q: "+format, append([]any{t.Name}, args...)...) })
 		default:
-			bad("tunnel %q: kind %q is not known", t.Name, t.Kind)
-		}
-		if t.MTU < 1280 {
-			bad("tunnel %q: MTU %d is less than the 1280 bytes that IPv6 needs", t.Name, t.MTU)
+			bad("tunnel %q: kind %q is not known; install fabric-links of fabric-site's release", t.Name, t.Kind)
 		}
 		if t.Kind == KindTLS {
 			// It has no UDP port.
@@ -231,9 +240,6 @@ func (p Plan) Validate() error {
 		}
 		if t.ListenPort != 0 {
 			ports[t.ListenPort] = t.Name
-		}
-		if !t.LinkLocal.Is6() || !t.LinkLocal.IsLinkLocalUnicast() {
-			bad("tunnel %q: %q is not an IPv6 link-local address", t.Name, t.LinkLocal)
 		}
 		if _, err := ParsePublicKey(t.PublicKey); err != nil {
 			bad("tunnel %q: public key: %w", t.Name, err)
@@ -280,6 +286,7 @@ func (p Plan) Validate() error {
 		}
 	}
 	p.validateListener(bad)
+	p.validateGroups(bad)
 	p.validateSessions(bad)
 	p.validateSets(bad)
 	return errors.Join(errs...)

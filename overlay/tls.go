@@ -55,18 +55,18 @@ func undialled(own, remote *config.Gateway, kind string, rank int) string {
 }
 
 // compileCarrier completes a tunnel of kind "tls".
-func compileCarrier(doc *config.Document, own, remote *config.Gateway, t *Tunnel) {
+func compileCarrier(doc *config.Document, own, remote *config.Gateway, t *Tunnel, place int) {
 	t.ListenPort = 0
 	t.Carrier = &Carrier{
 		TokenFile: doc.Fabric.TLSTokenFile,
 		// Ordered, so that both ends say the same.
-		TokenName: doc.Fabric.Name + "/" + TunnelName(min(own.Name, remote.Name), max(own.Name, remote.Name), t.Rank),
+		TokenName: doc.Fabric.Name + "/" + TunnelName(min(own.Name, remote.Name), max(own.Name, remote.Name), place),
 	}
-	if dials, _ := own.DialsTLS(remote, t.Rank); !dials {
+	if dials, _ := own.DialsTLS(remote, place); !dials {
 		return
 	}
 	t.Keepalive = keepalive(own)
-	t.Carrier.Dial, _ = remote.TLSAddress(t.Rank)
+	t.Carrier.Dial, _ = remote.TLSAddress(place)
 	t.Carrier.Pin = remote.TLS.Listen.Pin
 	if own.TLS != nil {
 		t.Carrier.Proxy, t.Carrier.ProxyCredentialsFile = own.TLS.Proxy, own.TLS.ProxyCredentialsFile

@@ -119,8 +119,13 @@ func Compile(doc *config.Document, gateway string, f kernel.Features) (*Host, er
 		c.owners[e.Address] = []string{""}
 	}
 	for i := range plan.Tunnels {
-		c.tunnels = append(c.tunnels, plan.Tunnels[i].Device)
+		t := &plan.Tunnels[i]
+		c.tunnels = append(c.tunnels, t.Device)
+		if t.Kind == overlay.KindDirect {
+			c.directPort, c.directSources = t.ListenPort, append(c.directSources, t.Endpoint.Addr().String())
+		}
 	}
+	c.spread = len(plan.Shared()) > 0
 	for i := range plan.VTEPs {
 		c.remotes = append(c.remotes, plan.VTEPs[i].Addr)
 	}
@@ -157,6 +162,11 @@ type compiler struct {
 	anycast map[netip.Addr][]string
 	// marks in the form of kernel.Filter.
 	marks []string
+	// spread: there are tunnels of equal rank, which share traffic by flow.
+	spread bool
+	// directPort is the UDP port of direct tunnels, 0 without any; directSources are the far ends' addresses.
+	directPort    int
+	directSources []string
 }
 
 func (c *compiler) vrf(gv *config.GatewayVRF) error {
@@ -195,6 +205,7 @@ func (c *compiler) vxlan(m *Member) {
 	c.host.Links[m.VXLAN] = kernel.Link{
 		Name: m.VXLAN, Kind: kernel.KindVXLAN, Alias: kernel.AliasPrefix + "vxlan:" + m.Name, MTU: c.mtu, Up: true,
 		VXLAN:  kernel.VXLAN{VNI: m.VNI, Local: c.gw.VTEP, Port: uint16(c.doc.Fabric.VXLANPort)},
+		Spread: c.spread,
 		MAC:    overlay.RouterMAC(c.gw.VTEP),
 		Master: m.Device,
 	}
@@ -347,6 +358,7 @@ func (c *compiler) filter(mss4, mss6 int) {
 		VXLANPort:    c.doc.Fabric.VXLANPort,
 		VXLANDevices: join(slices.Clone(c.tunnels)),
 		Marks:        join(c.marks),
+		DirectPort:   c.directPort, DirectSources: join(c.directSources),
 	}
 }
 

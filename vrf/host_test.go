@@ -88,6 +88,9 @@ func listing(h *vrf.Host) (lines []string) {
 	add("filter %s mss %d %d on %s", f.Comment, f.MSS4, f.MSS6, f.ClampDevices)
 	add("filter udp dport %d only on %s", f.VXLANPort, f.VXLANDevices)
 	add("filter marks %q", f.Marks)
+	if f.DirectPort != 0 {
+		add("filter udp dport %d only from %s", f.DirectPort, f.DirectSources)
+	}
 	return lines
 }
 
@@ -341,5 +344,55 @@ func TestCompileSameFarNeighbour(t *testing.T) {
 	}
 	if _, err := vrf.Compile(doc, "gw", kernel.Features{}); err == nil || !strings.Contains(err.Error(), `"A/far" and "B/far"`) {
 		t.Errorf("with rules: %v", err)
+	}
+}
+
+// A direct tunnel may carry the VRFs' VXLAN as any other, and its own packets come in from the far end alone.
+func TestFilterOfDirectTunnels(t *testing.T) {
+	doc := parse(t, twoVRFs)
+	before, err := vrf.Compile(doc, "gw", kernel.Features{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if before.Filter.DirectPort != 0 || before.Filter.DirectSources != "" {
+		t.Errorf("without direct tunnels the filter is %+v", before.Filter)
+	}
+	doc.Links.Tunnels = append(doc.Links.Tunnels, config.Tunnel{Kind: "direct", Encryption: "none"})
+	for i := range doc.Sites {
+		for j := range doc.Sites[i].Gateways {
+			doc.Sites[i].Gateways[j].Endpoints = []config.Endpoint{{Address: netip.AddrFrom4([4]byte{192, 0, 2, byte(10*i + j)})}}
+		}
+	}
+	h, err := vrf.Compile(doc, "gw", kernel.Features{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var far []string
+	for _, l := range doc.Neighbours("gw") {
+		far = append(far, l.Remote.Endpoints[0].Address.String())
+	}
+	slices.Sort(far)
+	if h.Filter.DirectPort != 4790 || h.Filter.DirectSources != strings.Join(far, ",") || len(far) == 0 {
+		t.Errorf("filter is %+v, want the sources %v", h.Filter, far)
+	}
+	if n := len(strings.Split(h.Filter.VXLANDevices, ",")); n != 2*len(far) {
+		t.Errorf("VXLAN may go over %s: want two tunnels to each of %d gateways", h.Filter.VXLANDevices, len(far))
+	}
+}
+
+// VXLAN's flows take several ways where tunnels have equal rank, and nowhere else.
+func TestSpread(t *testing.T) {
+	doc := parse(t, twoVRFs)
+	for _, ranks := range [][2]int{{0, 1}, {0, 0}} {
+		doc.Links.Tunnels = []config.Tunnel{{Kind: "wireguard", Rank: &ranks[0]}, {Kind: "wireguard", Rank: &ranks[1]}}
+		h, err := vrf.Compile(doc, "gw", kernel.Features{VRF: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, l := range h.Links {
+			if want := ranks[0] == ranks[1] && l.Kind == kernel.KindVXLAN; l.Spread != want {
+				t.Errorf("ranks %v: %s spreads: %v, want %v", ranks, name, l.Spread, want)
+			}
+		}
 	}
 }

@@ -37,6 +37,7 @@ func (a *app) tunnelColumns() []column[*fabricv1.Tunnel] {
 		{"RANK", func(t *fabricv1.Tunnel) string { return fmt.Sprint(t.GetRank()) }},
 		{"DEVICE", (*fabricv1.Tunnel).GetDevice},
 		{"KIND", func(t *fabricv1.Tunnel) string { return t.GetKind() + "/" + t.GetImplementation() }},
+		{"ENCRYPTION", (*fabricv1.Tunnel).GetEncryption},
 		{"STATE", (*fabricv1.Tunnel).GetState},
 		{"FOR", func(t *fabricv1.Tunnel) string { return a.ago(t.GetSince()) }},
 		{"ACTIVE", func(t *fabricv1.Tunnel) string { return yesNo(t.GetActive()) }},

@@ -115,6 +115,7 @@ func tunnelStatus(t tunnel) *fabricv1.Tunnel {
 		State: t.State, Reason: t.Reason, Since: stamp(t.Since), Active: t.Active, Endpoint: text(t.Endpoint),
 		ListenPort: count(t.ListenPort), LastHandshake: stamp(t.LastHandshake), RxBytes: &t.RxBytes, TxBytes: &t.TxBytes,
 		Mtu: count(t.MTU), Error: t.Err, Drained: t.Drained, Bfd: bfdSession(t.bfd),
+		Encryption: t.Encryption(),
 	}
 }
 

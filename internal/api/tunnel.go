@@ -194,6 +194,7 @@ func (s *Service) drainResult(ctx context.Context, t tunnel, drained bool) (*fab
 			for _, other := range snap.Tunnels {
 				if other.Remote == t.Remote && other.Active {
 					out.Active, out.ActiveDevice = other.Name, other.Device
+					break
 				}
 			}
 			return out, nil

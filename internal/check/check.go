@@ -82,7 +82,7 @@ type subject struct {
 }
 
 // checks are all checks, in the order of the report within a severity.
-var checks = slices.Concat(kernelChecks, hostChecks, tlsChecks, foreignChecks, fileChecks, systemChecks, probeChecks, cloudChecks)
+var checks = slices.Concat(kernelChecks, hostChecks, tlsChecks, directChecks, foreignChecks, fileChecks, systemChecks, probeChecks, cloudChecks)
 
 // pointless are the ids of errors with which a start of fabric-site is in vain: nothing it does would reach the kernel or be
 // kept. All others leave something to do: a site without its tunnels still serves its own neighbours.

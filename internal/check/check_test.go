@@ -157,6 +157,17 @@ var seeds = map[string]func(*Facts){
 	"cloud-refused":              table(cloud.TableExamination{ID: "vtb-1", Calls: []cloud.CallExamination{{Action: "vpc:CreateRouteEntry", Err: fs.ErrInvalid}}}),
 	"cloud-quota":                table(cloud.TableExamination{ID: "vtb-1", Owned: 150, Foreign: 40, Limit: 200}),
 	"not-readable":               func(f *Facts) { f.Unread = []kernel.Unread{{Part: "clock", Err: fs.ErrPermission}} },
+	"port-taken-direct":          func(f *Facts) { direct(f); port("udp", "0.0.0.0:4790")(f) },
+	"direct-unencrypted":         direct,
+	"direct-address-missing": func(f *Facts) {
+		direct(f)
+		f.Host.Addresses = slices.DeleteFunc(f.Host.Addresses, func(k kernel.AddressKey) bool { return k.Device == "eth0" })
+	},
+}
+
+// direct makes the tunnel to the far gateway one without encryption.
+func direct(f *Facts) {
+	f.Document.Links.Tunnels = []config.Tunnel{{Kind: "direct", Encryption: "none"}}
 }
 
 // withTLS gives the gateways a tunnel over TLS beside that over UDP; this one listens, and has all that it needs.

@@ -76,6 +76,9 @@ var hostChecks = []check{
 	{"port-taken-wireguard", whyPort, func(s *subject) (faults []fault) {
 		kernelOurs := slices.ContainsFunc(s.Host.Devices, func(d kernel.Device) bool { return d.Kind == kernel.KindWireGuard && d.Ours() })
 		for _, t := range s.plan.Tunnels {
+			if t.Kind == overlay.KindDirect {
+				continue
+			}
 			faults = append(faults, s.taken("udp", t.ListenPort, func(p Port) bool { return p.unowned() && kernelOurs })...)
 		}
 		return faults
@@ -163,9 +166,6 @@ func vtepDuplicate(s *subject) (faults []fault) {
 	}
 	return faults
 }
-
-// wireGuardOverhead in bytes is what the tunnels' MTU was reckoned with from the underlay's.
-const wireGuardOverhead = 80
 
 // underlayMTU compares the route's MTU with what the tunnels to its end assume.
 func underlayMTU(s *subject) (faults []fault) {

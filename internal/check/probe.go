@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"fabric/overlay"
 )
 
 // Probe is what echo requests that must not be fragmented (DF) have shown of one way.
@@ -58,10 +60,20 @@ func (f *Facts) probes(ctx context.Context, s *subject) {
 func (s *subject) underlay(to netip.Addr) (want int) {
 	for _, t := range s.plan.Tunnels {
 		if t.Endpoint.Addr() == to {
-			want = max(want, t.MTU+wireGuardOverhead)
+			want = max(want, t.MTU+overlay.Overhead(t))
 		}
 	}
 	return want
+}
+
+// overhead is the most, in bytes, that a tunnel to a gateway adds to a packet.
+func (s *subject) overhead(gateway string) (most int) {
+	for _, t := range s.plan.Tunnels {
+		if t.Remote == gateway {
+			most = max(most, overlay.Overhead(t))
+		}
+	}
+	return most
 }
 
 // probe finds out how large a packet may be.
@@ -340,7 +352,7 @@ var probeChecks = []check{
 				continue
 			}
 			faults = append(faults, fault{Error, fmt.Sprintf("inside the tunnel to %s packets pass up to %d bytes, the arithmetic says %d", p.Gateway, p.Passed, p.Want),
-				fmt.Sprintf("# in the document: underlay-mtu: %d\nfabricctl tunnel show %s", p.Passed+wireGuardOverhead, p.Gateway)})
+				fmt.Sprintf("# in the document: underlay-mtu: %d\nfabricctl tunnel show %s", p.Passed+s.overhead(p.Gateway), p.Gateway)})
 		}
 		return faults
 	}},

@@ -12,6 +12,7 @@ const (
 	defaultMSS           = 1300
 	defaultVXLANPort     = 4789
 	defaultWireGuardPort = 51820
+	defaultDirectPort    = 4790
 	defaultBFDInterval   = Duration(300 * time.Millisecond)
 	defaultBFDMultiplier = 3
 	defaultBGPPort       = 179
@@ -119,6 +120,7 @@ func (f *Fabric) setDefaults() {
 	fill(&f.MSS, min(defaultMSS, max(1, f.RoomForMSS())))
 	fill(&f.VXLANPort, defaultVXLANPort)
 	fill(&f.WireGuardPort, defaultWireGuardPort)
+	fill(&f.DirectPort, defaultDirectPort)
 	f.BFD.setDefaults(BFD{Interval: defaultBFDInterval, Multiplier: defaultBFDMultiplier})
 	b := &f.BGP
 	fill(&b.Port, defaultBGPPort)

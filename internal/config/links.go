@@ -15,7 +15,7 @@ type Link struct {
 	// dial Remote's first (public) port + rank × PortStride + RemoteIndex. So a port depends on nothing but the order
 	// of gateways: append new ones at the end of the document, and no port of an existing link moves.
 	Index, RemoteIndex int
-	// Tunnels in rank order, at least one.
+	// Tunnels in the document's order, at least one.
 	Tunnels []Tunnel
 }
 

@@ -42,7 +42,7 @@ func replace(t testing.TB, text, old, new string) string {
 
 func TestParseFillsInDefaults(t *testing.T) {
 	d := mustParse(t, example(t))
-	wantFabric := Fabric{Name: "demo", VTEPFamily: "ipv4", UnderlayMTU: 1500, MSS: 1300, VXLANPort: 4789, WireGuardPort: 51820,
+	wantFabric := Fabric{Name: "demo", VTEPFamily: "ipv4", UnderlayMTU: 1500, MSS: 1300, VXLANPort: 4789, WireGuardPort: 51820, DirectPort: 4790,
 		BFD: BFD{Interval: Duration(300 * time.Millisecond), Multiplier: 3},
 		BGP: BGPDefaults{Port: 179, Keepalive: Duration(3 * time.Second), Hold: Duration(9 * time.Second),
 			ConnectRetry: Duration(5 * time.Second), RestartTime: Duration(2 * time.Minute), MaxPrefix: 10000}}

@@ -45,6 +45,8 @@ type Fabric struct {
 	// TLSTokenFile holds the secret that the tokens of "tls" tunnels are derived from, mode 0600 or stricter, the same at
 	// every gateway; fabric-site tls-token makes one. Default /etc/fabric/keys/FABRIC.token where a link has a "tls" tunnel.
 	TLSTokenFile string `yaml:"tls-token-file,omitempty" json:"tls-token-file,omitempty"`
+	// DirectPort is the UDP port of all tunnels of kind "direct", at both ends. Default 4790.
+	DirectPort int `yaml:"direct-port,omitempty" json:"direct-port,omitempty"`
 	// BFD are the timers of the sessions on tunnels, and of peers that ask for BFD without naming timers.
 	BFD BFD `yaml:"bfd,omitempty" json:"bfd,omitempty"`
 	// BGP are the default BGP settings for sessions between gateways and with third parties.
@@ -371,7 +373,7 @@ type Links struct {
 	Mesh string `yaml:"mesh,omitempty" json:"mesh,omitempty" jsonschema:"enum=full,enum=communities"`
 	// Communities are sets of sites whose gateways are joined pairwise, when Mesh is "communities".
 	Communities []Community `yaml:"communities,omitempty" json:"communities,omitempty"`
-	// Tunnels is what a link has unless Pairs says otherwise, in rank order. Default one "wireguard". Their ports depend on
+	// Tunnels is what a link has unless Pairs says otherwise, the preferred first. Default one "wireguard". Their ports depend on
 	// the order of gateways in the document: see Fabric.WireGuardPort.
 	Tunnels []Tunnel `yaml:"tunnels,omitempty" json:"tunnels,omitempty"`
 	// Pairs override the tunnels of single links.
@@ -388,14 +390,22 @@ type Community struct {
 type LinkPair struct {
 	// Between are exactly two gateway names.
 	Between []string `yaml:"between" json:"between"`
-	// Tunnels in rank order; an empty list means that these two gateways are not linked.
+	// Tunnels, the preferred first; an empty list means that these two gateways are not linked.
 	Tunnels []Tunnel `yaml:"tunnels" json:"tunnels"`
 }
 
 // Tunnel is one way between two gateways.
 type Tunnel struct {
-	// Kind is "wireguard" (over UDP), or "tls": WireGuard's packets inside TLS over TCP, for where UDP does not get through.
-	Kind string `yaml:"kind" json:"kind" jsonschema:"enum=wireguard,enum=tls"`
+	// Kind is "wireguard" (over UDP); "tls": WireGuard's packets inside TLS over TCP, for where UDP does not get through; or
+	// "direct": unencrypted, for gateways on a trusted network such as one VPC, each of which reaches an endpoint of the other
+	// without address translation. The direct tunnel in the n-th place of the list joins the n-th endpoints, or the first where
+	// there are fewer.
+	Kind string `yaml:"kind" json:"kind" jsonschema:"enum=wireguard,enum=tls,enum=direct"`
+	// Encryption is "none", and has to be written, with kind "direct"; absent with every other.
+	Encryption string `yaml:"encryption,omitempty" json:"encryption,omitempty" jsonschema:"enum=none"`
+	// Rank says which tunnels of a link are preferred: 0 first. Those of equal rank share traffic, by flow. Default: the place in the
+	// list, from 0. Ranks count up without a gap. Ports depend on the place alone.
+	Rank *int `yaml:"rank,omitempty" json:"rank,omitempty" jsonschema:"minimum=0"`
 	// UnderlayMTU overrides the fabric's for this way. Not with "tls": TCP cuts its stream by itself.
 	UnderlayMTU int `yaml:"underlay-mtu,omitempty" json:"underlay-mtu,omitempty"`
 	// BFD overrides the fabric's timers for this way.

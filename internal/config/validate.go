@@ -238,6 +238,7 @@ func (v *validator) fabric(f *Fabric, path string) {
 	}
 	v.port(path+".vxlan-port", f.VXLANPort)
 	v.port(path+".wireguard-port", f.WireGuardPort)
+	v.port(path+".direct-port", f.DirectPort)
 	v.bfd(path+".bfd", f.BFD)
 	if f.TLSTokenFile != "" {
 		v.file(path+".tls-token-file", f.TLSTokenFile)

@@ -31,6 +31,7 @@ func (v *validator) links() {
 		v.linkPair(p, index("links.pairs", i), sites, joined, seen)
 	}
 	v.ports()
+	v.direct()
 }
 
 // linkCommunity checks one set of sites.
@@ -76,8 +77,10 @@ func (v *validator) linkPair(p LinkPair, path string, sites map[string]string, j
 }
 
 func (v *validator) tunnels(ts []Tunnel, path string) {
+	v.ranks(ts, path)
 	for i, t := range ts {
-		v.oneOf(index(path, i)+".kind", t.Kind, KindWireGuard, KindTLS)
+		v.oneOf(index(path, i)+".kind", t.Kind, KindWireGuard, KindTLS, KindDirect)
+		v.encryption(t, index(path, i))
 		if t.UnderlayMTU != 0 && t.Kind == KindTLS {
 			v.add(index(path, i)+".underlay-mtu", "remove it", "a tls tunnel has none: TCP cuts its stream to fit the path")
 		} else if t.UnderlayMTU != 0 {
@@ -131,7 +134,7 @@ func (v *validator) ports() {
 // takes says whether a tunnel with the neighbour uses the port that is offset above the first.
 func (n *neighbour) takes(offset, stride int) bool {
 	offset -= n.ordinal
-	return offset >= 0 && offset%stride == 0 && offset/stride < len(n.tunnels) && n.tunnels[offset/stride].Kind != KindTLS
+	return offset >= 0 && offset%stride == 0 && offset/stride < len(n.tunnels) && n.tunnels[offset/stride].usesPort()
 }
 
 // portMend says how to make room for tunnels that reach so many ports above the first.
@@ -163,8 +166,8 @@ func (d *Document) sharedAddresses() map[netip.Addr]map[int]*Gateway {
 func (g *Gateway) dialled(k int, near []neighbour, stride int) iter.Seq2[int, *Gateway] {
 	return func(yield func(int, *Gateway) bool) {
 		for _, n := range near {
-			for rank := range n.tunnels {
-				if e, _ := g.Endpoint(rank); e == &g.Endpoints[k] && !yield(rank*stride+n.ordinal, n.gateway) {
+			for rank, t := range n.tunnels {
+				if e, _ := g.Endpoint(rank); t.usesPort() && e == &g.Endpoints[k] && !yield(rank*stride+n.ordinal, n.gateway) {
 					return
 				}
 			}

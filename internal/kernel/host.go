@@ -20,8 +20,8 @@ type Host interface {
 	Routes(protocol uint8, tables ...uint32) Routes
 	// NextHops are next-hop objects with protocol.
 	NextHops(protocol uint8) NextHops
-	// Neighbours are permanent neighbour entries on our VXLAN devices.
-	Neighbours() Neighbours
+	// Neighbours are permanent neighbour entries on our VXLAN devices of the kinds named: KindVXLAN when none is.
+	Neighbours(kinds ...LinkKind) Neighbours
 	// FDB are the forwarding entries of our VXLAN devices.
 	FDB() FDB
 	// Sysctls are the keys that keys returns at each Observe.

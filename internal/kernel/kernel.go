@@ -43,6 +43,8 @@ const (
 	KindVRF       LinkKind = "vrf"
 	KindVXLAN     LinkKind = "vxlan"
 	KindWireGuard LinkKind = "wireguard"
+	// KindDirect is a VXLAN device with one remote: a tunnel without encryption. To the kernel it is a VXLAN device too.
+	KindDirect LinkKind = "direct"
 	// KindTUN is a userspace WireGuard's device. It is created by the tunnel process; a link edge sets its MTU,
 	// alias and state but neither creates nor deletes it.
 	KindTUN LinkKind = "tun"
@@ -65,6 +67,8 @@ type Link struct {
 	VXLAN VXLAN
 	// MAC is the hardware address; zero leaves it.
 	MAC [6]byte
+	// Spread lets the flows of a VXLAN device take several ways: without it the kernel remembers the way of the first one for all.
+	Spread bool
 	// Master is the name of the VRF device it is enslaved to, or "".
 	Master string
 }
@@ -73,7 +77,9 @@ type Link struct {
 type VXLAN struct {
 	VNI   uint32
 	Local netip.Addr
-	Port  uint16
+	// Remote is where a KindDirect device sends everything; zero for the others.
+	Remote netip.Addr
+	Port   uint16
 }
 
 // Port is a device that is not ours (an interface of the intent): we only enslave it and set its MTU. Key: Name.
@@ -247,7 +253,7 @@ type Features struct {
 
 // The edges. linux.New and kerneltest.New both return values of all of these.
 type (
-	// Links of kinds KindVRF, KindVXLAN, KindWireGuard, KindTUN whose alias begins with AliasPrefix.
+	// Links of kinds KindVRF, KindVXLAN, KindDirect, KindWireGuard, KindTUN whose alias begins with AliasPrefix.
 	Links = reconcile.Edge[string, Link]
 	// Ports are devices we enslave. Observe returns those named to the edge's constructor.
 	Ports = reconcile.Edge[string, Port]
@@ -259,7 +265,7 @@ type (
 	Routes = reconcile.Edge[RouteKey, Route]
 	// NextHops with the protocol named to the constructor.
 	NextHops = reconcile.Edge[uint32, NextHop]
-	// Neighbours are permanent entries on our links.
+	// Neighbours are permanent entries on our VXLAN devices of the kinds named to the constructor.
 	Neighbours = reconcile.Edge[NeighbourKey, Neighbour]
 	// FDB entries of our VXLAN devices.
 	FDB = reconcile.Edge[FDBKey, FDBEntry]
@@ -285,6 +291,11 @@ type Filter struct {
 	VXLANPort int
 	// VXLANDevices is a sorted comma-joined list of tunnel devices.
 	VXLANDevices string
+	// DirectPort is the UDP port of tunnels without encryption: what comes in on it from any address but DirectSources is dropped.
+	// 0: no guard.
+	DirectPort int
+	// DirectSources is a sorted comma-joined list of the far ends' addresses.
+	DirectSources string
 	// Marks are "device=mark" entries, sorted, comma-joined: in prerouting, packets that come in on device get the mark
 	// (rules mode). mark is decimal.
 	Marks string

@@ -37,7 +37,7 @@ func Cleanup(ctx context.Context, h kernel.Host, processes Processes, carrier Ca
 		say("stopped tunnel process of " + d)
 	}
 	errs = append(errs, endCarrier(ctx, carrier, say))
-	errs = append(errs, removeAll(ctx, kindLink, h.Links(kernel.KindWireGuard), say))
+	errs = append(errs, removeAll(ctx, kindLink, h.Links(kernel.KindWireGuard, kernel.KindDirect), say))
 	for _, pattern := range []string{"tunnel-*", "carrier*"} {
 		left, err := filepath.Glob(filepath.Join(runDir, pattern))
 		errs = append(errs, err)

@@ -16,6 +16,9 @@ type desired struct {
 	wireguards map[string]kernel.WireGuard
 	backstops  map[kernel.RouteKey]kernel.Route
 	nextHops   map[uint32]kernel.NextHop
+	neighbours map[kernel.NeighbourKey]kernel.Neighbour
+	// members of groups of tunnels of equal rank.
+	members map[uint32]kernel.NextHop
 }
 
 // desire works out what a plan asks for. userspace says which tunnels are carried by a process.
@@ -27,6 +30,8 @@ func desire(p overlay.Plan, userspace func(device string) bool) desired {
 		wireguards: map[string]kernel.WireGuard{},
 		backstops:  map[kernel.RouteKey]kernel.Route{},
 		nextHops:   map[uint32]kernel.NextHop{},
+		neighbours: map[kernel.NeighbourKey]kernel.Neighbour{},
+		members:    map[uint32]kernel.NextHop{},
 	}
 	d.addresses[kernel.AddressKey{Device: "lo", Prefix: host(p.VTEP)}] = kernel.Address{NoDAD: p.VTEP.Is6()}
 	for _, t := range p.Tunnels {
@@ -43,6 +48,10 @@ func desire(p overlay.Plan, userspace func(device string) bool) desired {
 			// On a device without any IPv4 address the loose reverse path filter is a strict one (fib_validate_source), and packets would
 			// be dropped while the other end routes to us over another tunnel than we to it.
 			d.addresses[kernel.AddressKey{Device: t.Device, Prefix: host(p.VTEP)}] = kernel.Address{}
+		}
+		if t.Kind == overlay.KindDirect {
+			d.direct(t)
+			continue
 		}
 		key, err := overlay.ParsePublicKey(t.PublicKey)
 		if err != nil {
@@ -64,6 +73,7 @@ func desire(p overlay.Plan, userspace func(device string) bool) desired {
 		key := kernel.RouteKey{Table: kernel.MainTable, Prefix: host(v.Addr), Metric: kernel.BackstopMetric}
 		d.backstops[key] = kernel.Route{Type: kernel.UnreachableRoute, Protocol: kernel.ProtocolLinks}
 	}
+	d.groups(p)
 	for _, n := range p.NextHops {
 		d.nextHops[n.ID] = kernel.NextHop{Device: n.Device, Gateway: n.Gateway, OnLink: true, Protocol: kernel.ProtocolLinks}
 	}
@@ -84,9 +94,12 @@ var hostSysctls = map[string]string{compatMode: "0"}
 
 const compatMode = "net.ipv4.nexthop_compat_mode"
 
-// vtepRoute is the route to a remote VTEP over a tunnel device. It prefers our VTEP as source: the device has no address
-// of its own but a link-local one.
-func vtepRoute(own netip.Addr, device string) kernel.Route {
+// vtepRoute is the route to a remote VTEP over a tunnel device, through gateway on direct tunnels. It prefers our VTEP as source:
+// the device has no address of its own but a link-local one.
+func vtepRoute(own netip.Addr, device string, gateway netip.Addr) kernel.Route {
+	if gateway.IsValid() {
+		return kernel.Route{Gateway: gateway, Device: device, Src: own, Protocol: kernel.ProtocolLinks}
+	}
 	return kernel.Route{Scope: kernel.LinkScope, Device: device, Src: own, Protocol: kernel.ProtocolLinks}
 }
 

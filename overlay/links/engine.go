@@ -164,7 +164,8 @@ func New(cfg Config) *Engine {
 		addresses: cfg.Host.Addresses(kernel.ProtocolLinks),
 		repair: &repair{
 			routes: cfg.Repair.Routes(kernel.ProtocolLinks, kernel.MainTable), now: cfg.Now,
-			legs: map[string]*leg{}, paths: map[bfd.Path]string{},
+			share: cfg.Repair.Features().NextHops,
+			legs:  map[string]*leg{}, paths: map[bfd.Path]string{},
 			nextHops: cfg.Repair.NextHops(kernel.ProtocolLinks), watches: map[bfd.Path]*watch{},
 		},
 	}

@@ -3,6 +3,8 @@ package links
 import (
 	"context"
 	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"fabric/internal/kernel"
@@ -96,21 +98,25 @@ func (l *leg) verdict(problem, handshake string, now time.Time) (state, reason s
 func (e *Engine) routeVTEPs(p *pass, plan overlay.Plan, routes kind[kernel.RouteKey, kernel.Route], backstops, before map[kernel.RouteKey]kernel.Route, now time.Time) (active map[string]bool) {
 	const tries = 5
 	var have map[kernel.RouteKey]kernel.Route
+	var hops map[uint32]kernel.NextHop
 	var results map[kernel.RouteKey]outcome
 	var err error
 	for range tries {
 		generation, done := e.repair.begin(), false
-		if have, err = routes.edge.Observe(p.ctx); err != nil {
+		if have, err = routes.edge.Observe(p.ctx); err == nil && e.repair.anyGroup(have) {
+			hops, err = e.cfg.Host.NextHops(kernel.ProtocolLinks).Observe(p.ctx)
+		}
+		if err != nil {
 			have = nil
 		}
-		if results, done = e.repair.settle(p.ctx, generation, have); done {
+		if results, done = e.repair.settle(p.ctx, generation, have, hops); done {
 			break
 		}
 	}
 	if results == nil {
 		// Sessions change faster than routes are read. They have their routes from the BFD engine; the rest is the next pass's.
 		e.Wake()
-		results, _ = e.repair.settle(p.ctx, e.repair.begin(), nil)
+		results, _ = e.repair.settle(p.ctx, e.repair.begin(), nil, nil)
 	}
 
 	planned := map[kernel.RouteKey]bool{}
@@ -126,25 +132,35 @@ func (e *Engine) routeVTEPs(p *pass, plan overlay.Plan, routes kind[kernel.Route
 				p.changes++
 			}
 		}
-		if r.known && err == nil && (r.device != "" || r.err != nil) {
+		if r.group != nil {
+			e.logOp(r.group.Kind.String(), kindNextHop, groupName(r.group.Key, v.Gateway), r.groupErr)
+			p.note(kindNextHop, groupName(r.group.Key, v.Gateway), r.groupErr)
+			if r.groupErr == nil {
+				p.changes++
+			}
+		}
+		if r.known && err == nil && (len(r.devices) > 0 || r.err != nil) {
 			p.note(kindRoute, routeName(key), r.err)
 		}
 		if !r.known {
 			// Nothing is known of it at all: nothing is told.
 			continue
 		}
-		s := VTEPState{Gateway: v.Gateway, Addr: v.Addr, Device: r.device}
-		s.Reason = e.vtepReason(v, r.device)
+		s := VTEPState{Gateway: v.Gateway, Addr: v.Addr, Devices: r.devices}
+		if len(r.devices) > 0 {
+			s.Device = r.devices[0]
+		}
+		s.Reason = e.vtepReason(v, s.Device) + e.sharing(r)
 		was, known := e.vteps[v.Gateway]
 		known = known && was.Addr == v.Addr
 		s.Since = was.Since
-		if !known || was.Device != s.Device {
+		if !known || !slices.Equal(was.Devices, s.Devices) {
 			s.Since = now
-			e.cfg.Log.Info("vtep route", "gateway", v.Gateway, "vtep", v.Addr, "device", s.Device, "was", was.Device, "reason", s.Reason)
+			e.cfg.Log.Info("vtep route", "gateway", v.Gateway, "vtep", v.Addr, "device", strings.Join(s.Devices, ","), "was", strings.Join(was.Devices, ","), "reason", s.Reason)
 		}
 		vteps[v.Gateway] = s
-		if s.Device != "" {
-			active[s.Device] = true
+		for _, d := range s.Devices {
+			active[d] = true
 		}
 	}
 	e.vteps = vteps

@@ -57,12 +57,15 @@ func (h *handshake) age(date, now, wall time.Time) time.Duration {
 	return now.Sub(h.at)
 }
 
-// Handshake is the Liveness that trusts a handshake as long as WireGuard does.
+// Handshake is the Liveness that trusts a handshake as long as WireGuard does. A direct tunnel has none: it is taken to be alive while
+// its device is up, so that only BFD tells more.
 type Handshake struct{}
 
 // Alive implements Liveness.
 func (Handshake) Alive(t overlay.Tunnel, f Facts, _ time.Time) (bool, string) {
 	switch {
+	case t.Kind == overlay.KindDirect:
+		return true, "the device is up"
 	case f.LastHandshake.IsZero() && !t.Endpoint.IsValid():
 		return false, "no handshake yet; waits for " + t.Remote + " to dial"
 	case f.LastHandshake.IsZero():

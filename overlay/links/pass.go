@@ -30,6 +30,7 @@ const (
 	kindNextHop   = "next hop"
 	kindSet       = "next-hop set"
 	kindSession   = "bfd session"
+	kindNeighbour = "neighbour"
 )
 
 // pass looks at the whole host once and mends it. The order has reasons:
@@ -54,7 +55,7 @@ func (e *Engine) pass(ctx context.Context) *pass {
 		e.told = false
 	}
 
-	ours := h.Links(kernel.KindWireGuard, kernel.KindTUN)
+	ours := h.Links(kernel.KindWireGuard, kernel.KindTUN, kernel.KindDirect)
 	present, err := ours.Observe(ctx)
 	if err != nil {
 		// Which tunnels are whose is not known: another pass will.
@@ -77,6 +78,9 @@ func (e *Engine) pass(ctx context.Context) *pass {
 		if carried[d] {
 			return waitIfMissing(err, "the tunnel process to make the device")
 		}
+		if l := want.links[d]; l.Kind == kernel.KindDirect {
+			return explainDirect(l, err)
+		}
 		return err
 	}
 	found, linksErr := converge(p, kind[string, kernel.Link]{
@@ -94,8 +98,9 @@ func (e *Engine) pass(ctx context.Context) *pass {
 		label:   func(k kernel.AddressKey) string { return k.Prefix.String() + " dev " + k.Device },
 		explain: func(k kernel.AddressKey, err error) error { return waitIfMissing(err, "device "+k.Device) },
 	}, want.addresses)
+	e.neighbours(p, want.neighbours)
 
-	facts, factsErr := e.cfg.Reader.Facts(ctx, slices.Sorted(maps.Keys(want.links)))
+	facts, factsErr := e.cfg.Reader.Facts(ctx, slices.Sorted(maps.Keys(want.wireguards)))
 	if factsErr != nil {
 		p.note(kindWireGuard, "*", fmt.Errorf("read tunnels: %w", factsErr))
 	}
@@ -110,6 +115,7 @@ func (e *Engine) pass(ctx context.Context) *pass {
 		f.Age = e.tunnels[d].handshake.age(f.LastHandshake, now, e.cfg.Wall())
 		facts[d] = f
 	}
+	facts = directFacts(plan, found, facts)
 	// WireGuard can be asked only where it answers.
 	answering := map[string]kernel.WireGuard{}
 	for d, w := range want.wireguards {
@@ -138,6 +144,7 @@ func (e *Engine) pass(ctx context.Context) *pass {
 	states := e.bfdStates()
 	e.carrierStates = e.readCarriers(plan)
 	e.judge(plan, found, linksErr == nil, facts, factsErr == nil, states, now)
+	e.memberHops(p, want.members)
 	active := e.routeVTEPs(p, plan, routes, want.backstops, before, now)
 
 	nextHops := e.nextHops(p, plan, want.nextHops)
@@ -181,6 +188,9 @@ func (e *Engine) remember(plan overlay.Plan, now time.Time) {
 func (e *Engine) carriers(plan overlay.Plan, present map[string]kernel.Link) map[string]bool {
 	carried := map[string]bool{}
 	for _, t := range plan.Tunnels {
+		if t.Kind == overlay.KindDirect {
+			continue
+		}
 		link, there := present[t.Device]
 		if t.Carrier != nil {
 			// Only a process can carry it.
@@ -323,6 +333,7 @@ func (e *Engine) nextHops(p *pass, plan overlay.Plan, want map[uint32]kernel.Nex
 		}
 		return strconv.FormatUint(uint64(id), 10)
 	}
+	tunnels := e.repair.inUse()
 	vxlans, err := e.cfg.Host.Links(kernel.KindVXLAN).Observe(p.ctx)
 	if err != nil {
 		for id := range want {
@@ -343,8 +354,11 @@ func (e *Engine) nextHops(p *pass, plan overlay.Plan, want map[uint32]kernel.Nex
 		_, _ = converge(p, kind[uint32, kernel.NextHop]{
 			name: kindNextHop, edge: e.cfg.Host.NextHops(kernel.ProtocolLinks), label: label,
 			explain: func(_ uint32, err error) error { return waitIfMissing(err, "its device") },
-			// One whose device has just gone is the kernel's to remove.
-			keep: func(id uint32, _ kernel.NextHop) bool { _, wanted := want[id]; return wanted || sets[id] },
+			// One whose device has just gone is the kernel's to remove; sets and groups of tunnels are the repair table's.
+			keep: func(id uint32, _ kernel.NextHop) bool {
+				_, wanted := want[id]
+				return wanted || sets[id] || tunnels[id]
+			},
 		}, possible)
 	}
 	states := make([]NextHopState, 0, len(plan.NextHops))

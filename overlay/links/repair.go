@@ -2,6 +2,7 @@ package links
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -14,7 +15,8 @@ import (
 // slowStart is what a session may take from its first packet to Up besides a detection time: both ends send once per second until then.
 const slowStart = 3 * time.Second
 
-// repair is the one writer of the routes to the plan's VTEPs, and of the objects of its next-hop sets. Two call it: the BFD engine's thread, at each change of a session, and the
+// repair is the one writer of the routes to the plan's VTEPs, of the groups of next hops they may go through, and of the objects of its
+// next-hop sets. Two call it: the BFD engine's thread, at each change of a session, and the
 // engine's pass. Choosing and writing are one turn under mu, so neither undoes the other.
 //
 //	pass: Observe ── mu{ generation as before Observe? choose, write } ── else Observe again
@@ -24,37 +26,30 @@ const slowStart = 3 * time.Second
 type repair struct {
 	// routes is used under mu only.
 	routes kernel.Routes
-	now    func() time.Time
+	// share says that the kernel has next-hop objects.
+	share bool
+	now   func() time.Time
 
 	mu   sync.Mutex
 	legs map[string]*leg
 	// paths are the devices of sessions on tunnels.
 	paths map[bfd.Path]string
 	ways  []*way
-	// route is the route over a device.
+	// own is our VTEP, route the route over a device.
+	own   netip.Addr
 	route func(device string) kernel.Route
 	// generation counts writes. What was observed before the last of them is stale.
 	generation uint64
-	// switched counts routes written at a change of a session.
+	// switched counts ways that changed at a change of a session.
 	switched uint64
 	closed   bool
 
-	// nextHops is used under mu only; sets are the plan's, and watches their peers' sessions.
+	// nextHops is used under mu only, for groups of tunnels and sets; sets are the plan's, and watches their peers' sessions.
 	nextHops kernel.NextHops
 	sets     []*nextHopSet
 	watches  map[bfd.Path]*watch
 	// moved counts sets moved at a change of a session.
 	moved uint64
-}
-
-// way is one remote VTEP.
-type way struct {
-	key kernel.RouteKey
-	// devices in rank order.
-	devices []string
-	// current is the device of the route as it stands, "" for none; known says that it was ever read.
-	current string
-	known   bool
 }
 
 // leg is one tunnel as far as the choice depends on it.
@@ -117,27 +112,6 @@ func (l *leg) grade(current bool, now time.Time) int {
 	return gradeDead
 }
 
-// choose is the device that the VTEP's route shall be over, "" for none.
-func (r *repair) choose(w *way, now time.Time) string {
-	best, grade, unknown := "", gradeDead, false
-	for _, d := range w.devices {
-		l := r.legs[d]
-		if l == nil {
-			continue
-		}
-		unknown = unknown || l.unknown
-		// Among drained ones traffic stays where it is: the other may be without cable by now.
-		if g := l.grade(d == w.current, now); g < grade || g == gradeDrained && g == grade && d == w.current {
-			best, grade = d, g
-		}
-	}
-	if best == "" && unknown && !slices.Contains(w.devices, w.current) {
-		// The route is over a device that the plan does not name any more, and nothing is known of the others.
-		return w.current
-	}
-	return best
-}
-
 // changed takes a change of a session. It runs on the BFD engine's thread.
 func (r *repair) changed(c bfd.Change) {
 	r.mu.Lock()
@@ -171,42 +145,36 @@ func (l *leg) tell(t bfd.Transition, now time.Time) {
 	l.changes++
 }
 
-// mend writes the route of each VTEP that has the device among its ways, if it shall be another one now. The pass sees to what fails.
+// mend writes the route of each VTEP that has the device among its ways, or the group of next hops it goes through, if it shall be over
+// others now. The pass sees to what fails.
 func (r *repair) mend(device string, now time.Time) {
 	for _, w := range r.ways {
 		if !w.known || !slices.Contains(w.devices, device) {
 			continue
 		}
-		if want := r.choose(w, now); want != w.current {
-			op := w.op(want, r.route(w.current), r.route(want))
-			if want == "" {
-				// Routes that have another next hop leave first: nothing else stands between them and the traffic.
-				w.current = ""
-				r.moveSets(now)
-				w.current = op.Old.Device
-			}
+		want := r.choose(w, now)
+		if slices.Equal(want, w.current) {
+			continue
+		}
+		r.switched++
+		was := w.current
+		if len(want) == 0 {
+			// Routes that have another next hop leave first: nothing else stands between them and the traffic.
+			w.current = nil
+			r.moveSets(now)
+			w.current = was
+		}
+		want, _ = r.regroup(context.Background(), w, want, now)
+		if op := r.routeOp(w, want); op != nil {
 			r.generation++
-			r.switched++
-			was := w.current
-			if err := r.routes.Apply(context.Background(), []reconcile.Op[kernel.RouteKey, kernel.Route]{op})[0]; err == nil {
-				w.current = want
-			}
-			if was == "" && w.current != "" {
-				r.moveSets(now)
+			if err := r.routes.Apply(context.Background(), []reconcile.Op[kernel.RouteKey, kernel.Route]{*op})[0]; err == nil {
+				w.wrote(op)
 			}
 		}
+		if len(was) == 0 && len(w.current) > 0 {
+			r.moveSets(now)
+		}
 	}
-}
-
-// op makes the route be over want.
-func (w *way) op(want string, have, next kernel.Route) reconcile.Op[kernel.RouteKey, kernel.Route] {
-	switch {
-	case want == "":
-		return reconcile.Op[kernel.RouteKey, kernel.Route]{Kind: reconcile.Delete, Key: w.key, Old: have}
-	case w.current == "":
-		return reconcile.Op[kernel.RouteKey, kernel.Route]{Kind: reconcile.Create, Key: w.key, New: next}
-	}
-	return reconcile.Op[kernel.RouteKey, kernel.Route]{Kind: reconcile.Replace, Key: w.key, Old: have, New: next}
 }
 
 // begin is the generation before an observation.
@@ -218,17 +186,20 @@ func (r *repair) begin() uint64 {
 
 // outcome is what settle did about one VTEP.
 type outcome struct {
-	// device of the route now; known is false if nobody knows.
-	device string
-	known  bool
+	// devices of the route now; known is false if nobody knows.
+	devices []string
+	known   bool
 	// op that was applied, nil if nothing had to be done, and its error.
 	op  *reconcile.Op[kernel.RouteKey, kernel.Route]
 	err error
+	// group is likewise about the group of next hops.
+	group    *reconcile.Op[uint32, kernel.NextHop]
+	groupErr error
 }
 
-// settle makes the routes right, given those that were observed after begin had returned generation. It does nothing and is not ok if a
-// session's change has written since: observe again. With have nil, nothing is written, only told.
-func (r *repair) settle(ctx context.Context, generation uint64, have map[kernel.RouteKey]kernel.Route) (out map[kernel.RouteKey]outcome, ok bool) {
+// settle makes the routes right, and the groups they go through, given those that were observed after begin had returned generation. It does
+// nothing and is not ok if a session's change has written since: observe again. With have nil, nothing is written, only told.
+func (r *repair) settle(ctx context.Context, generation uint64, have map[kernel.RouteKey]kernel.Route, hops map[uint32]kernel.NextHop) (out map[kernel.RouteKey]outcome, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if generation != r.generation {
@@ -239,21 +210,18 @@ func (r *repair) settle(ctx context.Context, generation uint64, have map[kernel.
 	var ops []reconcile.Op[kernel.RouteKey, kernel.Route]
 	var ways []*way
 	for _, w := range r.ways {
+		var o outcome
 		if have != nil {
-			h, there := have[w.key]
-			w.current, w.known = "", true
-			if there {
-				w.current = h.Device
-			}
-			switch want := r.choose(w, now); {
-			case want == "" && !there, want != "" && there && kernel.EqualRoute(w.key, r.route(want), h):
-			case want != "" && there && want == h.Device && !slices.Contains(w.devices, want):
-				// Kept as it was found.
-			default:
-				ops, ways = append(ops, w.op(want, h, r.route(want))), append(ways, w)
+			w.see(have, hops)
+			var want []string
+			want, o.group = r.regroup(ctx, w, r.choose(w, now), now)
+			o.groupErr = w.refused
+			if op := r.routeOp(w, want); op != nil {
+				ops, ways = append(ops, *op), append(ways, w)
 			}
 		}
-		out[w.key] = outcome{device: w.current, known: w.known}
+		o.devices, o.known = w.current, w.known
+		out[w.key] = o
 	}
 	if len(ops) == 0 {
 		return out, true
@@ -261,9 +229,11 @@ func (r *repair) settle(ctx context.Context, generation uint64, have map[kernel.
 	r.generation++
 	for i, err := range r.routes.Apply(ctx, ops) {
 		if err == nil {
-			ways[i].current = ops[i].New.Device
+			ways[i].wrote(&ops[i])
 		}
-		out[ops[i].Key] = outcome{device: ways[i].current, known: true, op: &ops[i], err: err}
+		o := out[ops[i].Key]
+		o.devices, o.op, o.err = ways[i].current, &ops[i], err
+		out[ops[i].Key] = o
 	}
 	return out, true
 }
@@ -289,7 +259,7 @@ func (r *repair) next() time.Time {
 	return next
 }
 
-// switches counts routes written at a change of a session.
+// switches counts ways that changed at a change of a session.
 func (r *repair) switches() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()

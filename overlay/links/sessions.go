@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"os"
 	"reflect"
 	"slices"
@@ -193,16 +194,29 @@ func (r *repair) expect(plan overlay.Plan, drained map[string]bool, withBFD bool
 		r.paths[path] = t.Device
 	}
 	maps.DeleteFunc(r.legs, func(d string, _ *leg) bool { return !known[d] })
+	ranks, shared := map[string]int{}, map[string]bool{}
+	if r.share {
+		shared = plan.Shared()
+	}
+	for _, t := range plan.Tunnels {
+		ranks[t.Device] = t.Rank
+	}
 	ways := make([]*way, 0, len(plan.VTEPs))
 	for _, v := range plan.VTEPs {
-		w := &way{key: vtepKey(v.Addr), devices: v.Devices}
-		if i := slices.IndexFunc(r.ways, func(old *way) bool { return old.key == w.key }); i >= 0 {
-			w.current, w.known = r.ways[i].current, r.ways[i].known
+		own := map[string]bool{}
+		for _, d := range v.Devices {
+			if shared[d] {
+				own[d] = true
+			}
 		}
-		ways = append(ways, w)
+		ways = append(ways, newWay(v, ranks, own, r.ways))
 	}
-	r.ways = ways
-	r.route = func(device string) kernel.Route { return vtepRoute(plan.VTEP, device) }
+	r.ways, r.own = ways, plan.VTEP
+	gateways := map[string]netip.Addr{}
+	for _, t := range plan.Tunnels {
+		gateways[t.Device] = throughGateway(t)
+	}
+	r.route = func(device string) kernel.Route { return vtepRoute(plan.VTEP, device, gateways[device]) }
 	r.expectSets(plan, withBFD, now)
 }
 

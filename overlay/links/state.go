@@ -44,7 +44,7 @@ func (s Status) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // Object is one object on the host and how it stands.
 type Object struct {
-	// Kind is "plan", "tunnel process", "tls listener", "link", "sysctl", "address", "wireguard", "route", "next hop", "next-hop set" or "bfd session".
+	// Kind is "plan", "tunnel process", "tls listener", "link", "sysctl", "address", "wireguard", "neighbour", "route", "next hop", "next-hop set" or "bfd session".
 	Kind string
 	// Name as people know it.
 	Name   string
@@ -123,7 +123,7 @@ type TunnelState struct {
 	// State is Up, Down or Starting; Reason says why, Since when.
 	State, Reason string
 	Since         time.Time
-	// Active: the remote VTEP is routed over this tunnel.
+	// Active: the remote VTEP is routed over this tunnel, perhaps over others of its rank too.
 	Active bool
 	// Endpoint is where the other end is now.
 	Endpoint      netip.AddrPort
@@ -142,10 +142,12 @@ type TunnelState struct {
 type VTEPState struct {
 	Gateway string
 	Addr    netip.Addr
-	// Device of the active tunnel, "" when the VTEP is unreachable.
+	// Device of the active tunnel, "" when the VTEP is unreachable; of several the first.
 	Device string
-	Reason string
-	Since  time.Time
+	// Devices of all active tunnels.
+	Devices []string
+	Reason  string
+	Since   time.Time
 }
 
 // NextHopState is one next-hop object as it is.

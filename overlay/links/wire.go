@@ -71,6 +71,7 @@ func planToWire(p overlay.Plan) *linksv1.Plan {
 			ListenPort: int32(t.ListenPort), Endpoint: addrPortText(t.Endpoint),
 			PublicKey: t.PublicKey, PrivateKeyFile: t.PrivateKeyFile, Keepalive: int32(t.Keepalive), Bfd: timersToWire(t.BFD),
 			Carrier: carrierToWire(t.Carrier),
+			Local:   addrText(t.Local), Vni: t.VNI,
 		})
 	}
 	for _, v := range p.VTEPs {
@@ -113,6 +114,7 @@ func planFromWire(w *linksv1.Plan) overlay.Plan {
 			ListenPort: int(t.GetListenPort()), Endpoint: readAddrPort(t.GetEndpoint()),
 			PublicKey: t.GetPublicKey(), PrivateKeyFile: t.GetPrivateKeyFile(), Keepalive: int(t.GetKeepalive()), BFD: timersFromWire(t.GetBfd()),
 			Carrier: carrierFromWire(t.GetCarrier()),
+			Local:   readAddr(t.GetLocal()), VNI: t.GetVni(),
 		})
 	}
 	for _, v := range w.GetVteps() {
@@ -166,7 +168,7 @@ func stateToWire(s *State) *linksv1.State {
 		})
 	}
 	for _, v := range s.VTEPs {
-		w.Vteps = append(w.Vteps, &linksv1.VTEPState{Gateway: v.Gateway, Addr: addrText(v.Addr), Device: v.Device, Reason: v.Reason, Since: timeToWire(v.Since)})
+		w.Vteps = append(w.Vteps, &linksv1.VTEPState{Gateway: v.Gateway, Addr: addrText(v.Addr), Device: v.Device, Devices: v.Devices, Reason: v.Reason, Since: timeToWire(v.Since)})
 	}
 	for _, n := range s.NextHops {
 		w.NextHops = append(w.NextHops, &linksv1.NextHopState{Id: n.ID, Device: n.Device, Vtep: addrText(n.VTEP), Vni: n.VNI, Ready: n.Ready, Reason: n.Reason})
@@ -199,7 +201,7 @@ func stateFromWire(w *linksv1.State) State {
 		})
 	}
 	for _, v := range w.GetVteps() {
-		s.VTEPs = append(s.VTEPs, VTEPState{Gateway: v.GetGateway(), Addr: readAddr(v.GetAddr()), Device: v.GetDevice(), Reason: v.GetReason(), Since: timeFromWire(v.GetSince())})
+		s.VTEPs = append(s.VTEPs, VTEPState{Gateway: v.GetGateway(), Addr: readAddr(v.GetAddr()), Device: v.GetDevice(), Devices: v.GetDevices(), Reason: v.GetReason(), Since: timeFromWire(v.GetSince())})
 	}
 	for _, n := range w.GetNextHops() {
 		s.NextHops = append(s.NextHops, NextHopState{ID: n.GetId(), Device: n.GetDevice(), VTEP: readAddr(n.GetVtep()), VNI: n.GetVni(), Ready: n.GetReady(), Reason: n.GetReason()})

@@ -163,6 +163,13 @@ func vxlan(name string, vni uint32) kernel.Link {
 	}
 }
 
+// direct has the MTU that such a tunnel has on a path of 1500 bytes.
+func direct(name string, vni uint32, local, remote string) kernel.Link {
+	l := vxlan(name, vni)
+	l.Kind, l.VXLAN = kernel.KindDirect, kernel.VXLAN{VNI: vni, Local: ip(local), Remote: ip(remote), Port: 4790}
+	return l
+}
+
 func edgeLinks(h kernel.Host) reconcile.Edge[string, kernel.Link] { return h.Links() }
 
 func (s *suite) links() {
@@ -173,6 +180,10 @@ func (s *suite) links() {
 	a.MTU, a.Up, a.MAC = 1300, false, [6]byte{2, 1, 1, 1, 1, 1}
 	b.VXLAN.VNI, b.MAC = 22, [6]byte{}
 	converge(s, edgeLinks, map[string]kernel.Link{"fxv1": a, "fxv2": b})
+	for _, spread := range []bool{true, false, true} {
+		a.Spread = spread
+		converge(s, edgeLinks, map[string]kernel.Link{"fxv1": a, "fxv2": b})
+	}
 	// Drift: somebody sets it down, somebody deletes it.
 	b.MTU = 1370
 	s.must(s.w.SetUp("fxv2", false))
@@ -187,6 +198,28 @@ func (s *suite) links() {
 	ports := s.w.Ports(func() []string { return []string{"ext0"} })
 	refused(s, s.w.Links(), "ext0", kernel.Link{Name: "ext0", Kind: kernel.KindVXLAN, Alias: kernel.AliasPrefix + "x", VXLAN: a.VXLAN},
 		func() bool { return holds(s, ports, "ext0", kernel.Port{Name: "ext0"}) })
+	// A direct tunnel is no VXLAN device of the VRFs' kind, though the kernel takes it for one.
+	d := direct("fxwd1", 77, "192.0.2.1", "192.0.2.9")
+	d6 := direct("fxwd2", 78, "2001:db8::1", "2001:db8::9")
+	converge(s, edgeLinks, map[string]kernel.Link{"fxv1": a, "fxwd1": d, "fxwd2": d6})
+	for kind, want := range map[kernel.LinkKind]int{kernel.KindVXLAN: 1, kernel.KindDirect: 2} {
+		if have, err := s.w.Links(kind).Observe(s.ctx); err != nil || len(have) != want {
+			s.t.Errorf("links of kind %s: %v, error %v, want %d", kind, have, err, want)
+		}
+	}
+	// The far end moves: it cannot be changed on a living device.
+	d.VXLAN.Remote = ip("192.0.2.10")
+	converge(s, edgeLinks, map[string]kernel.Link{"fxv1": a, "fxwd1": d})
+	for name, bad := range map[string]kernel.Link{"direct without a remote": d, "VXLAN with a remote": a} {
+		bad.Name = "fxwbad"
+		bad.VXLAN.Remote = netip.Addr{}
+		if bad.Kind == kernel.KindVXLAN {
+			bad.VXLAN.Remote = ip("192.0.2.9")
+		}
+		if errs := s.w.Links().Apply(s.ctx, []reconcile.Op[string, kernel.Link]{{Kind: reconcile.Create, Key: bad.Name, New: bad}}); errs[0] == nil {
+			s.t.Errorf("%s was made", name)
+		}
+	}
 	v6 := vxlan("fxv3", 3)
 	v6.VXLAN.Local = ip("2001:db8::1")
 	converge(s, edgeLinks, map[string]kernel.Link{"fxv3": v6})
@@ -398,6 +431,22 @@ func (s *suite) neighbours() {
 	converge(s, edge, map[kernel.NeighbourKey]kernel.Neighbour{})
 	s.must(s.w.DeleteDevice("fxv1"))
 	remove(s, s.w.Neighbours(), k)
+	// Those on direct tunnels have another owner: each edge sees and makes its own alone.
+	put(s, s.w.Links(), "fxv1", vxlan("fxv1", 1))
+	put(s, s.w.Links(), "fxwd1", direct("fxwd1", 77, "192.0.2.1", "192.0.2.9"))
+	onDirect := func(h kernel.Host) reconcile.Edge[kernel.NeighbourKey, kernel.Neighbour] {
+		return h.Neighbours(kernel.KindDirect)
+	}
+	d := kernel.NeighbourKey{Device: "fxwd1", Addr: ip("fe80::9")}
+	converge(s, edge, map[kernel.NeighbourKey]kernel.Neighbour{k: want[k]})
+	converge(s, onDirect, map[kernel.NeighbourKey]kernel.Neighbour{d: want[k]})
+	converge(s, edge, map[kernel.NeighbourKey]kernel.Neighbour{})
+	refused(s, s.w.Neighbours(), d, want[k], func() bool { return holds(s, s.w.Neighbours(kernel.KindDirect), d, want[k]) })
+	refused(s, s.w.Neighbours(kernel.KindDirect), k, want[k], func() bool { return true })
+	// What the kernel itself says where everything goes is no forwarding entry of ours.
+	if have, err := s.w.FDB().Observe(s.ctx); err != nil || len(have) != 0 {
+		s.t.Errorf("forwarding entries %v, error %v", have, err)
+	}
 }
 
 func (s *suite) fdb() {
@@ -440,6 +489,7 @@ func (s *suite) filters() {
 	f := kernel.Filter{
 		Comment: kernel.AliasPrefix + "gw-1", MSS4: 1300, MSS6: 1280, ClampDevices: "ext0,fxv1",
 		VXLANPort: 4789, VXLANDevices: "fxw1,fxw2", Marks: "ext0=200,ext1=201",
+		DirectPort: 4790, DirectSources: "192.0.2.9,2001:db8::9",
 	}
 	converge(s, edge, map[string]kernel.Filter{"fabric": f})
 	var many []string
@@ -454,6 +504,7 @@ func (s *suite) filters() {
 	}
 	converge(s, edge, map[string]kernel.Filter{"fabric": f})
 	converge(s, edge, map[string]kernel.Filter{"fabric": {Comment: kernel.AliasPrefix + "gw", VXLANPort: 4789}})
+	converge(s, edge, map[string]kernel.Filter{"fabric": {Comment: kernel.AliasPrefix + "gw", DirectPort: 4790, DirectSources: "192.0.2.9,192.0.2.10"}})
 	converge(s, edge, map[string]kernel.Filter{"fabric": {Comment: kernel.AliasPrefix + "gw"}})
 	s.must(s.w.AddTable("theirs"))
 	theirs := func() bool {

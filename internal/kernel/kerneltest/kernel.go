@@ -86,6 +86,7 @@ func New() *Kernel {
 		fdb: map[kernel.FDBKey]kernel.FDBEntry{}, tables: map[string]table{}, wireguards: map[string]kernel.WireGuard{},
 		sysctls: map[string]string{
 			"net.ipv4.ip_forward": "0", "net.ipv6.conf.all.forwarding": "0", "net.ipv4.nexthop_compat_mode": "1",
+			"net.ipv4.fib_multipath_hash_policy": "0", "net.ipv6.fib_multipath_hash_policy": "0",
 			"net.ipv4.fwmark_reflect": "0", "net.ipv6.fwmark_reflect": "0", "net.ipv4.tcp_fwmark_accept": "0",
 			"net.ipv4.tcp_l3mdev_accept": "0", "net.ipv4.udp_l3mdev_accept": "0", "net.ipv4.conf.all.rp_filter": "0",
 		},
@@ -231,7 +232,7 @@ func (k *Kernel) addDevice(l kernel.Link) *device {
 	if l.MTU == 0 {
 		l.MTU = 1500
 	}
-	if l.MAC == ([6]byte{}) && (l.Kind == kernel.KindVXLAN || l.Kind == kernel.KindVRF || l.Kind == "") {
+	if l.MAC == ([6]byte{}) && (l.Kind == kernel.KindVXLAN || l.Kind == kernel.KindDirect || l.Kind == kernel.KindVRF || l.Kind == "") {
 		l.MAC = [6]byte{2, 0, 0, 0, byte(k.nextIndex >> 8), byte(k.nextIndex)}
 	}
 	d := &device{Link: l, index: k.nextIndex}

@@ -52,6 +52,9 @@ func (k *Kernel) applyLink(op reconcile.Op[string, kernel.Link]) error {
 	if len(op.Key) > 15 || want.Name != op.Key {
 		return fmt.Errorf("link %s: bad name %q", op.Key, want.Name)
 	}
+	if want.VXLAN.Remote.IsValid() != (want.Kind == kernel.KindDirect) {
+		return fmt.Errorf("link %s: of kind %s with the remote address %q", op.Key, want.Kind, want.VXLAN.Remote)
+	}
 	if want.Master != "" {
 		if _, err := k.device(want.Master); err != nil {
 			return fmt.Errorf("link %s: %w", op.Key, err)
@@ -89,6 +92,7 @@ func (k *Kernel) applyLink(op reconcile.Op[string, kernel.Link]) error {
 	if want.MAC != ([6]byte{}) {
 		d.MAC = want.MAC
 	}
+	d.Spread = want.Spread
 	d.Master = want.Master
 	k.setUp(d, want.Up)
 	for _, o := range slaves {

@@ -2,6 +2,7 @@ package kerneltest
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -9,33 +10,36 @@ import (
 	"fabric/internal/reconcile"
 )
 
-// ourVXLAN is nil when dev is a VXLAN device of ours.
-func (k *Kernel) ourVXLAN(dev, what string) error {
+// ourVXLAN is nil when dev is a VXLAN device of ours of one of the kinds.
+func (k *Kernel) ourVXLAN(dev, what string, kinds ...kernel.LinkKind) error {
 	d, err := k.device(dev)
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	if !d.ours() || d.Kind != kernel.KindVXLAN {
+	if !d.ours() || !slices.Contains(kinds, d.Kind) {
 		return foreign(what, fmt.Sprintf("device with alias %q", d.Alias))
 	}
 	return nil
 }
 
 // Neighbours implements kernel.Host.
-func (k *Kernel) Neighbours() kernel.Neighbours {
+func (k *Kernel) Neighbours(kinds ...kernel.LinkKind) kernel.Neighbours {
+	if len(kinds) == 0 {
+		kinds = []kernel.LinkKind{kernel.KindVXLAN}
+	}
 	return &edge[kernel.NeighbourKey, kernel.Neighbour]{
 		k: k, name: "neighbours", equal: equals[kernel.NeighbourKey, kernel.Neighbour],
 		observe: func() (map[kernel.NeighbourKey]kernel.Neighbour, error) {
 			found := map[kernel.NeighbourKey]kernel.Neighbour{}
 			for key, n := range k.neighbours {
-				if k.ourVXLAN(key.Device, "") == nil {
+				if k.ourVXLAN(key.Device, "", kinds...) == nil {
 					found[key] = n
 				}
 			}
 			return found, nil
 		},
 		apply: func(op reconcile.Op[kernel.NeighbourKey, kernel.Neighbour]) error {
-			if err := k.ourVXLAN(op.Key.Device, "neighbour "+op.Key.String()); err != nil {
+			if err := k.ourVXLAN(op.Key.Device, "neighbour "+op.Key.String(), kinds...); err != nil {
 				return gone(op.Kind, k.devices[op.Key.Device] == nil, err)
 			}
 			delete(k.neighbours, op.Key)
@@ -62,14 +66,14 @@ func (k *Kernel) FDB() kernel.FDB {
 		observe: func() (map[kernel.FDBKey]kernel.FDBEntry, error) {
 			found := map[kernel.FDBKey]kernel.FDBEntry{}
 			for key, e := range k.fdb {
-				if k.ourVXLAN(key.Device, "") == nil {
+				if k.ourVXLAN(key.Device, "", kernel.KindVXLAN) == nil {
 					found[key] = e
 				}
 			}
 			return found, nil
 		},
 		apply: func(op reconcile.Op[kernel.FDBKey, kernel.FDBEntry]) error {
-			if err := k.ourVXLAN(op.Key.Device, "forwarding entry "+op.Key.String()); err != nil {
+			if err := k.ourVXLAN(op.Key.Device, "forwarding entry "+op.Key.String(), kernel.KindVXLAN); err != nil {
 				return gone(op.Kind, k.devices[op.Key.Device] == nil, err)
 			}
 			delete(k.fdb, op.Key)

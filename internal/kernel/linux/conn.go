@@ -27,8 +27,10 @@ type conn struct {
 	fd   int
 	port uint32
 	seq  uint32
-	out  message
-	in   []byte
+	// requests counts the messages sent.
+	requests uint64
+	out      message
+	in       []byte
 }
 
 // dial opens a socket in the namespace of the calling thread.
@@ -168,6 +170,7 @@ func (c *conn) chunk(i int, errs []error, encode func(i int, m *message) error) 
 			}
 		}
 	}
+	c.requests += uint64(len(index))
 	if err := c.send(m.buf); err != nil {
 		fail(err)
 		return i
@@ -219,6 +222,7 @@ func (c *conn) get(encode func(m *message), fn func(typ uint16, body []byte)) er
 	c.out.buf = c.out.buf[:0]
 	encode(&c.out)
 	c.seq++
+	c.requests++
 	c.out.end(c.seq)
 	if err := c.send(c.out.buf); err != nil {
 		return err
@@ -271,6 +275,7 @@ func (c *conn) dumpOnce(encode func(m *message), fn func(typ uint16, body []byte
 	c.out.buf = c.out.buf[:0]
 	encode(&c.out)
 	c.seq++
+	c.requests++
 	c.out.end(c.seq)
 	if err := c.send(c.out.buf); err != nil {
 		return false, err

@@ -306,6 +306,8 @@ func encodeFilter(f kernel.Filter) []string {
 	set("port", strconv.Itoa(f.VXLANPort))
 	set("tunnels", f.VXLANDevices)
 	set("marks", f.Marks)
+	set("direct", strconv.Itoa(f.DirectPort))
+	set("sources", f.DirectSources)
 	comments := []string{f.Comment}
 	for s := v.Encode(); s != ""; {
 		n := min(len(s), commentBytes)
@@ -332,6 +334,7 @@ func decodeFilter(comments []string) (f kernel.Filter, err error) {
 	f = kernel.Filter{
 		Comment: comments[0], MSS4: number("mss4"), MSS6: number("mss6"), ClampDevices: v.Get("clamp"),
 		VXLANPort: number("port"), VXLANDevices: v.Get("tunnels"), Marks: v.Get("marks"),
+		DirectPort: number("direct"), DirectSources: v.Get("sources"),
 	}
 	return f, err
 }

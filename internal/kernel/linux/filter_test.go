@@ -37,6 +37,7 @@ func TestFilterListing(t *testing.T) {
 	install(t, w, kernel.Filter{
 		MSS4: 1300, MSS6: 1280, ClampDevices: "ext0,fxv1",
 		VXLANPort: 4789, VXLANDevices: "fxw1,fxw2", Marks: "ext0=200,ext1=201",
+		DirectPort: 4790, DirectSources: "192.0.2.9,192.0.2.10,2001:db8::9",
 	})
 	out, err := exec.Command("nft", "list", "ruleset").Output()
 	if err != nil {
@@ -279,5 +280,17 @@ func TestFilterPackets(t *testing.T) {
 			t.Errorf("tunnels %q: VXLAN to ext0: error %v, want it sent: %v", tt.tunnels, err, tt.pass)
 		}
 		c.Close()
+	}
+	for _, tt := range []struct {
+		sources string
+		pass    bool
+	}{{"10.0.0.2", true}, {"10.0.0.8,10.0.0.9", false}, {"10.0.0.8,10.0.0.2", true}, {"2001:db8::2", false}, {"", false}} {
+		install(t, w, kernel.Filter{DirectPort: 4789, DirectSources: tt.sources})
+		send("10.0.0.1:4789")
+		send("10.0.0.1:4790")
+		waitOpen()
+		if got := arrived(guarded); got != tt.pass {
+			t.Errorf("sources %q: a direct tunnel's packet from 10.0.0.2 arrived: %v, want %v", tt.sources, got, tt.pass)
+		}
 	}
 }

@@ -30,6 +30,9 @@ type Host struct {
 	control  *conn
 	features kernel.Features
 
+	// indices of devices, for what is written in batches.
+	indices *indices
+
 	mu    sync.Mutex
 	bulk  *conn
 	ports map[uint32]bool
@@ -52,6 +55,7 @@ func Open(log *slog.Logger) (*Host, error) {
 		return nil, fmt.Errorf("name of network namespace: %w", err)
 	}
 	h := &Host{log: log, ns: ns, nsName: name, ports: map[uint32]bool{}}
+	h.indices = &indices{h: h}
 	if h.control, err = h.dial(); err != nil {
 		ns.Close()
 		return nil, err
@@ -71,7 +75,7 @@ func (h *Host) Close() error {
 			errs = append(errs, c.close())
 		}
 	}
-	return errors.Join(append(errs, h.ns.Close())...)
+	return errors.Join(append(errs, h.indices.close(), h.ns.Close())...)
 }
 
 // Features says what this kernel offers; it was found by trying when the Host was opened.

@@ -46,7 +46,7 @@ func (e *linkEdge) Observe(ctx context.Context) (map[string]kernel.Link, error) 
 		if kind := kernel.LinkKind(l.kind); l.ours() && e.mine(kind) {
 			found[l.name] = kernel.Link{
 				Name: l.name, Kind: kind, Alias: l.alias, MTU: int(l.mtu), Up: l.up,
-				Table: l.table, VXLAN: l.vxlan, MAC: l.mac, Master: n.name[l.master],
+				Table: l.table, VXLAN: l.vxlan, Spread: l.spread, MAC: l.mac, Master: n.name[l.master],
 			}
 		}
 	}
@@ -124,6 +124,13 @@ func (e *linkEdge) apply(n *names, op linkOp) error {
 	if !ok {
 		encode = append(encode, func(m *message) error { return encodeNewLink(m, want) })
 	}
+	if !ok && want.Kind == kernel.KindDirect {
+		// Before it comes up: its link-local address is ours to give.
+		encode = append(encode, func(m *message) error { return encodeNoLinkLocal(m, want.Name) })
+	}
+	if (want.Kind == kernel.KindVXLAN || want.Kind == kernel.KindDirect) && want.Spread != have.spread {
+		encode = append(encode, func(m *message) error { return encodeSpread(m, want) })
+	}
 	encode = append(encode, func(m *message) error { return encodeSetLink(m, want, have, master) })
 	errs := e.h.control.batch(context.Background(), len(encode), func(i int, m *message) error { return encode[i](m) })
 	if !ok && errs[0] != nil {
@@ -188,17 +195,30 @@ func encodeNewLink(m *message, l kernel.Link) error {
 		m.u32(unix.IFLA_MTU, uint32(l.MTU))
 	}
 	var data message
+	kind := l.Kind
 	switch l.Kind {
 	case kernel.KindVRF:
 		if l.Table == 0 {
 			return errors.New("a VRF device needs a table")
 		}
 		data.u32(vrfTable, l.Table)
-	case kernel.KindVXLAN:
+	case kernel.KindVXLAN, kernel.KindDirect:
+		kind = kernel.KindVXLAN
 		if !l.VXLAN.Local.IsValid() || l.VXLAN.Port == 0 {
 			return errors.New("a VXLAN device needs a local address and a port")
 		}
+		if l.VXLAN.Remote.IsValid() != (l.Kind == kernel.KindDirect) || l.VXLAN.Remote.IsValid() && family(l.VXLAN.Remote) != family(l.VXLAN.Local) {
+			return fmt.Errorf("a %s device with the remote address %q; want one of the local address's family on direct devices, none on others",
+				l.Kind, l.VXLAN.Remote)
+		}
 		data.u32(vxlanID, l.VXLAN.VNI)
+		switch {
+		case !l.VXLAN.Remote.IsValid():
+		case l.VXLAN.Remote.Is4():
+			data.addr(vxlanRemote, l.VXLAN.Remote)
+		default:
+			data.addr(vxlanRemote6, l.VXLAN.Remote)
+		}
 		if l.VXLAN.Local.Is4() {
 			data.addr(vxlanLocal, l.VXLAN.Local)
 		} else {
@@ -211,10 +231,38 @@ func encodeNewLink(m *message, l kernel.Link) error {
 		return fmt.Errorf("links of kind %q are not made here", l.Kind)
 	}
 	var info message
-	info.attr(unix.IFLA_INFO_KIND, append([]byte(l.Kind), 0))
+	info.attr(unix.IFLA_INFO_KIND, append([]byte(kind), 0))
 	if len(data.buf) > 0 {
 		info.attr(unix.IFLA_INFO_DATA|unix.NLA_F_NESTED, data.buf)
 	}
+	m.attr(unix.IFLA_LINKINFO|unix.NLA_F_NESTED, info.buf)
+	return nil
+}
+
+// encodeNoLinkLocal keeps the kernel from giving a device a link-local address of its own making (IN6_ADDR_GEN_MODE_NONE).
+func encodeNoLinkLocal(m *message, name string) error {
+	const addrGenMode, none = 8, 1 // IFLA_INET6_ADDR_GEN_MODE
+	var mode, inet6 message
+	mode.u8(addrGenMode, none)
+	inet6.attr(unix.AF_INET6|unix.NLA_F_NESTED, mode.buf)
+	m.begin(unix.RTM_SETLINK, 0, unix.SizeofIfInfomsg)
+	m.str(unix.IFLA_IFNAME, name)
+	m.attr(unix.IFLA_AF_SPEC|unix.NLA_F_NESTED, inet6.buf)
+	return nil
+}
+
+// encodeSpread changes a living VXLAN device's type of service.
+func encodeSpread(m *message, l kernel.Link) error {
+	var data, info message
+	tos := uint8(0)
+	if l.Spread {
+		tos = spreadTOS
+	}
+	data.u8(vxlanTOS, tos)
+	info.attr(unix.IFLA_INFO_KIND, append([]byte(kernel.KindVXLAN), 0))
+	info.attr(unix.IFLA_INFO_DATA|unix.NLA_F_NESTED, data.buf)
+	m.begin(unix.RTM_NEWLINK, 0, unix.SizeofIfInfomsg)
+	m.str(unix.IFLA_IFNAME, l.Name)
 	m.attr(unix.IFLA_LINKINFO|unix.NLA_F_NESTED, info.buf)
 	return nil
 }

@@ -15,11 +15,18 @@ import (
 const (
 	vrfTable      = 1
 	vxlanID       = 1
+	vxlanRemote   = 2
 	vxlanLocal    = 4
+	vxlanTOS      = 6
 	vxlanLearning = 7
 	vxlanPort     = 15
+	vxlanRemote6  = 16
 	vxlanLocal6   = 17
 )
+
+// spreadTOS as the type of service of a VXLAN device keeps the kernel from remembering the route of a forwarding entry (vxlan_xmit_one
+// does so only where it is 0), and is on no packet: its two bits are those of ECN, which are copied from the inner packet (RFC 6040).
+const spreadTOS = 2
 
 // names is a snapshot of the devices.
 type names struct {
@@ -30,13 +37,16 @@ type names struct {
 
 // linkInfo is what is known of one device, ours or not.
 type linkInfo struct {
-	name, alias, kind string
-	index, master     uint32
-	mtu               uint32
-	up                bool
-	mac               [6]byte
-	table             uint32
-	vxlan             kernel.VXLAN
+	name, alias string
+	// kind is the kernel's word, but for a VXLAN device of ours with a remote: kernel.KindDirect.
+	kind          string
+	index, master uint32
+	mtu           uint32
+	up            bool
+	mac           [6]byte
+	table         uint32
+	vxlan         kernel.VXLAN
+	spread        bool
 }
 
 // ours reports whether the alias says so.
@@ -57,9 +67,12 @@ func (l linkInfo) kindName() string {
 	return l.kind
 }
 
-func (h *Host) names(ctx context.Context) (*names, error) {
+func (h *Host) names(ctx context.Context) (*names, error) { return h.namesBy(ctx, h.control) }
+
+// namesBy asks over a connection that is not in use by the caller.
+func (h *Host) namesBy(ctx context.Context, c *conn) (*names, error) {
 	var n *names
-	err := h.control.dump(ctx, func(m *message) {
+	err := c.dump(ctx, func(m *message) {
 		m.begin(unix.RTM_GETLINK, unix.NLM_F_DUMP, unix.SizeofIfInfomsg)
 	}, func() {
 		n = &names{map[string]uint32{}, map[uint32]string{}, map[uint32]linkInfo{}}
@@ -105,6 +118,9 @@ func decodeLink(body []byte) linkInfo {
 			l.decodeKind(data)
 		}
 	})
+	if l.ours() && l.vxlan.Remote.IsValid() {
+		l.kind = string(kernel.KindDirect)
+	}
 	return l
 }
 
@@ -123,6 +139,10 @@ func (l *linkInfo) decodeKind(data []byte) {
 				l.vxlan.VNI = u32(d)
 			case vxlanLocal, vxlanLocal6:
 				l.vxlan.Local = toAddr(d)
+			case vxlanRemote, vxlanRemote6:
+				l.vxlan.Remote = toAddr(d)
+			case vxlanTOS:
+				l.spread = len(d) == 1 && d[0] == spreadTOS
 			case vxlanPort:
 				if len(d) == 2 {
 					l.vxlan.Port = uint16(d[0])<<8 | uint16(d[1])

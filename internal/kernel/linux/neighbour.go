@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -60,13 +61,13 @@ func (h *Host) neighEntries(ctx context.Context, fams ...uint8) ([]neighEntry, e
 	return all, nil
 }
 
-// ourVXLAN returns the index of a VXLAN device of ours; neighbours and forwarding entries are made on no other.
-func (n *names) ourVXLAN(name, what string) (uint32, error) {
+// ourVXLAN returns the index of a VXLAN device of ours of one of the kinds; neighbours and forwarding entries are made on no other.
+func (n *names) ourVXLAN(name, what string, kinds ...kernel.LinkKind) (uint32, error) {
 	index, err := n.device(name)
 	if err != nil {
 		return 0, err
 	}
-	if l := n.links[index]; !l.ours() || l.kind != string(kernel.KindVXLAN) {
+	if l := n.links[index]; !n.isOurVXLAN(index, kinds...) {
 		return 0, &reconcile.ForeignError{
 			What:  what,
 			Owner: l.owner(),
@@ -76,16 +77,24 @@ func (n *names) ourVXLAN(name, what string) (uint32, error) {
 	return index, nil
 }
 
-func (n *names) isOurVXLAN(index uint32) bool {
+func (n *names) isOurVXLAN(index uint32, kinds ...kernel.LinkKind) bool {
 	l, ok := n.links[index]
-	return ok && l.ours() && l.kind == string(kernel.KindVXLAN)
+	return ok && l.ours() && slices.Contains(kinds, kernel.LinkKind(l.kind))
 }
 
-// neighbourEdge is kernel.Neighbours.
-type neighbourEdge struct{ h *Host }
+// neighbourEdge is kernel.Neighbours on devices of some kinds.
+type neighbourEdge struct {
+	h     *Host
+	kinds []kernel.LinkKind
+}
 
-// Neighbours are permanent neighbour entries on our VXLAN devices.
-func (h *Host) Neighbours() kernel.Neighbours { return &neighbourEdge{h} }
+// Neighbours are permanent neighbour entries on our VXLAN devices of the kinds named: kernel.KindVXLAN when none is.
+func (h *Host) Neighbours(kinds ...kernel.LinkKind) kernel.Neighbours {
+	if len(kinds) == 0 {
+		kinds = []kernel.LinkKind{kernel.KindVXLAN}
+	}
+	return &neighbourEdge{h, kinds}
+}
 
 // Equal implements reconcile.Equaler.
 func (e *neighbourEdge) Equal(_ kernel.NeighbourKey, want, have kernel.Neighbour) bool {
@@ -104,7 +113,7 @@ func (e *neighbourEdge) Observe(ctx context.Context) (map[kernel.NeighbourKey]ke
 	}
 	found := map[kernel.NeighbourKey]kernel.Neighbour{}
 	for _, x := range all {
-		if x.state&unix.NUD_PERMANENT != 0 && n.isOurVXLAN(x.index) {
+		if x.state&unix.NUD_PERMANENT != 0 && n.isOurVXLAN(x.index, e.kinds...) {
 			found[kernel.NeighbourKey{Device: n.name[x.index], Addr: x.addr}] = kernel.Neighbour{MAC: x.mac}
 		}
 	}
@@ -119,7 +128,7 @@ func (e *neighbourEdge) Apply(ctx context.Context, ops []reconcile.Op[kernel.Nei
 	}
 	errs := e.h.control.batch(ctx, len(ops), func(i int, m *message) error {
 		op := ops[i]
-		index, err := n.ourVXLAN(op.Key.Device, "neighbour "+op.Key.String())
+		index, err := n.ourVXLAN(op.Key.Device, "neighbour "+op.Key.String(), e.kinds...)
 		if err != nil {
 			return err
 		}
@@ -187,7 +196,7 @@ func (e *fdbEdge) Observe(ctx context.Context) (map[kernel.FDBKey]kernel.FDBEntr
 	}
 	found := map[kernel.FDBKey]kernel.FDBEntry{}
 	for _, x := range all {
-		if x.flags&unix.NTF_SELF != 0 && x.addr.IsValid() && n.isOurVXLAN(x.index) {
+		if x.flags&unix.NTF_SELF != 0 && x.addr.IsValid() && n.isOurVXLAN(x.index, kernel.KindVXLAN) {
 			found[kernel.FDBKey{Device: n.name[x.index], MAC: x.mac}] = kernel.FDBEntry{Dst: x.addr}
 		}
 	}
@@ -202,7 +211,7 @@ func (e *fdbEdge) Apply(ctx context.Context, ops []reconcile.Op[kernel.FDBKey, k
 	}
 	errs := e.h.control.batch(ctx, len(ops), func(i int, m *message) error {
 		op := ops[i]
-		index, err := n.ourVXLAN(op.Key.Device, "forwarding entry "+op.Key.String())
+		index, err := n.ourVXLAN(op.Key.Device, "forwarding entry "+op.Key.String(), kernel.KindVXLAN)
 		if err != nil {
 			return err
 		}

@@ -110,7 +110,7 @@ func joinIDs(ids []int) string {
 	return strings.Join(s, ",")
 }
 
-func encodeNextHop(m *message, flags uint16, id uint32, nh kernel.NextHop, n *names) error {
+func encodeNextHop(m *message, flags uint16, id uint32, nh kernel.NextHop, n indexer) error {
 	b := m.begin(unix.RTM_NEWNEXTHOP, flags, nhmsgLen)
 	b[2] = nh.Protocol
 	switch {
@@ -174,9 +174,9 @@ func (h *Host) nextHop(id uint32) (nh kernel.NextHop, ok bool, err error) {
 }
 
 // Apply implements reconcile.Edge. The kernel does not check the protocol when it replaces or deletes an id, so the owner
-// is read right before.
+// is read right before, but for a group that was observed and gets other members.
 func (e *nextHopEdge) Apply(ctx context.Context, ops []reconcile.Op[uint32, kernel.NextHop]) []error {
-	n, err := e.h.names(ctx)
+	n, err := e.h.indices.begin(ctx)
 	if err != nil {
 		return failAll(len(ops), err)
 	}
@@ -187,6 +187,9 @@ func (e *nextHopEdge) Apply(ctx context.Context, ops []reconcile.Op[uint32, kern
 			continue
 		}
 		if err := e.apply(n, ops[i]); err != nil {
+			if errors.Is(err, unix.ENODEV) {
+				e.h.indices.forget()
+			}
 			errs[i] = err
 		}
 	}
@@ -214,12 +217,20 @@ func nextHopOrder(ops []reconcile.Op[uint32, kernel.NextHop]) []int {
 	return order
 }
 
-func (e *nextHopEdge) apply(n *names, op reconcile.Op[uint32, kernel.NextHop]) error {
+func (e *nextHopEdge) apply(n indexer, op reconcile.Op[uint32, kernel.NextHop]) error {
 	wrap := func(err error) error {
 		if err == nil {
 			return nil
 		}
 		return fmt.Errorf("%s next hop %d: %w", op.Kind, op.Key, err)
+	}
+	if op.Kind == reconcile.Replace && op.Old.Group != "" && op.New.Group != "" && op.Old.Protocol == e.protocol {
+		// Seen as ours, and one message then: a member has failed, and what goes over it is lost until it is out of the group. A
+		// group that is gone is no group to replace.
+		op.New.Protocol = e.protocol
+		return wrap(e.h.control.batch(context.Background(), 1, func(_ int, m *message) error {
+			return encodeNextHop(m, unix.NLM_F_REPLACE, op.Key, op.New, n)
+		})[0])
 	}
 	there, ok, err := e.h.nextHop(op.Key)
 	if err != nil {

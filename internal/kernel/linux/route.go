@@ -178,7 +178,7 @@ func checkRoute(k kernel.RouteKey, r kernel.Route) error {
 }
 
 // encodeRoute writes a RTM_NEWROUTE.
-func encodeRoute(m *message, flags uint16, k kernel.RouteKey, r kernel.Route, n *names) error {
+func encodeRoute(m *message, flags uint16, k kernel.RouteKey, r kernel.Route, n indexer) error {
 	if err := checkRoute(k, r); err != nil {
 		return err
 	}
@@ -247,7 +247,7 @@ func encodeDeleteRoute(m *message, k kernel.RouteKey, protocol uint8) {
 // Apply implements reconcile.Edge. Creates are exclusive: where a route already stands it is read, replaced when it is ours,
 // and reported as foreign when not.
 func (e *routeEdge) Apply(ctx context.Context, ops []reconcile.Op[kernel.RouteKey, kernel.Route]) []error {
-	n, err := e.h.names(ctx)
+	n, err := e.h.indices.begin(ctx)
 	if err != nil {
 		return failAll(len(ops), err)
 	}
@@ -265,6 +265,9 @@ func (e *routeEdge) Apply(ctx context.Context, ops []reconcile.Op[kernel.RouteKe
 	})
 	var exists []int
 	for i, err := range errs {
+		if errors.Is(err, unix.ENODEV) {
+			e.h.indices.forget()
+		}
 		switch {
 		case err == nil:
 		case ops[i].Kind == reconcile.Create && errors.Is(err, unix.EEXIST):
@@ -286,10 +289,17 @@ func routeError(op reconcile.Op[kernel.RouteKey, kernel.Route], err error) error
 }
 
 // settle decides about creates that found a route at their key.
-func (e *routeEdge) settle(ctx context.Context, n *names, ops []reconcile.Op[kernel.RouteKey, kernel.Route], exists []int, errs []error) {
+func (e *routeEdge) settle(ctx context.Context, index indexer, ops []reconcile.Op[kernel.RouteKey, kernel.Route], exists []int, errs []error) {
 	type tableOf struct {
 		fam   uint8
 		table uint32
+	}
+	n, err := e.h.names(ctx)
+	if err != nil {
+		for _, i := range exists {
+			errs[i] = routeError(ops[i], err)
+		}
+		return
 	}
 	there := map[kernel.RouteKey]kernel.Route{}
 	seen := map[tableOf]bool{}
@@ -329,7 +339,7 @@ func (e *routeEdge) settle(ctx context.Context, n *names, ops []reconcile.Op[ker
 	again := e.h.bulk.batch(ctx, len(ours), func(j int, m *message) error {
 		op := ops[ours[j]]
 		op.New.Protocol = e.protocol
-		return encodeRoute(m, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, op.Key, op.New, n)
+		return encodeRoute(m, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, op.Key, op.New, index)
 	})
 	for j, err := range again {
 		errs[ours[j]] = nil

@@ -39,7 +39,8 @@ const (
 // compileFilter says what a table holds for f:
 //
 //	prerouting (mangle)  marks by device
-//	input, output        VXLAN guard, then clamp
+//	input                VXLAN guard, guard of direct tunnels, then clamp
+//	output               VXLAN guard, then clamp
 //	forward              VXLAN guard both ways between tunnels and the rest, then clamp
 func compileFilter(f kernel.Filter) (layout, error) {
 	l := layout{sets: map[string][]string{}}
@@ -67,6 +68,11 @@ func compileFilter(f kernel.Filter) (layout, error) {
 			drop(inSet(expr.MetaKeyIIFNAME, tunnelSet, true), inSet(expr.MetaKeyOIFNAME, tunnelSet, false)),
 			drop(inSet(expr.MetaKeyIIFNAME, tunnelSet, false), inSet(expr.MetaKeyOIFNAME, tunnelSet, true)))
 	}
+	guard, err := directGuard(f)
+	if err != nil {
+		return l, err
+	}
+	in.rules = append(in.rules, guard...)
 	if f.MSS4 != 0 || f.MSS6 != 0 {
 		if l.sets[clampSet], err = devices(f.ClampDevices); err != nil {
 			return l, err

@@ -954,7 +954,7 @@ type Tunnel struct {
 	Device string `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
 	// Rank among the link's tunnels, 0 is preferred.
 	Rank *uint32 `protobuf:"varint,4,opt,name=rank,proto3,oneof" json:"rank,omitempty"`
-	// Kind: "wireguard" or "tls".
+	// Kind: "wireguard", "tls" or "direct".
 	Kind string `protobuf:"bytes,5,opt,name=kind,proto3" json:"kind,omitempty"`
 	// Who carries it: "kernel" or "userspace".
 	Implementation string `protobuf:"bytes,6,opt,name=implementation,proto3" json:"implementation,omitempty"`
@@ -983,7 +983,9 @@ type Tunnel struct {
 	// True while an operator has taken traffic off the tunnel.
 	Drained bool `protobuf:"varint,18,opt,name=drained,proto3" json:"drained,omitempty"`
 	// The BFD session on it; absent where there is none.
-	Bfd           *BfdSession `protobuf:"bytes,19,opt,name=bfd,proto3" json:"bfd,omitempty"`
+	Bfd *BfdSession `protobuf:"bytes,19,opt,name=bfd,proto3" json:"bfd,omitempty"`
+	// What protects the packets in it: "wireguard" or "none".
+	Encryption    string `protobuf:"bytes,30,opt,name=encryption,proto3" json:"encryption,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1149,6 +1151,13 @@ func (x *Tunnel) GetBfd() *BfdSession {
 		return x.Bfd
 	}
 	return nil
+}
+
+func (x *Tunnel) GetEncryption() string {
+	if x != nil {
+		return x.Encryption
+	}
+	return ""
 }
 
 // TunnelChange says what draining a tunnel, or ending that, did.
@@ -1872,7 +1881,7 @@ const file_fabric_v1_status_proto_rawDesc = "" +
 	"\tCandidate\x12&\n" +
 	"\x05route\x18\x01 \x01(\v2\x10.fabric.v1.RouteR\x05route\x12\x12\n" +
 	"\x04best\x18\x02 \x01(\bR\x04best\x12\x10\n" +
-	"\x03why\x18\x03 \x01(\tR\x03why\"\xe7\x04\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\"\x87\x05\n" +
 	"\x06Tunnel\x12\x16\n" +
 	"\x06remote\x18\x01 \x01(\tR\x06remote\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -1894,7 +1903,10 @@ const file_fabric_v1_status_proto_rawDesc = "" +
 	"\x03mtu\x18\x10 \x01(\rR\x03mtu\x12\x14\n" +
 	"\x05error\x18\x11 \x01(\tR\x05error\x12\x18\n" +
 	"\adrained\x18\x12 \x01(\bR\adrained\x12'\n" +
-	"\x03bfd\x18\x13 \x01(\v2\x15.fabric.v1.BfdSessionR\x03bfdB\a\n" +
+	"\x03bfd\x18\x13 \x01(\v2\x15.fabric.v1.BfdSessionR\x03bfd\x12\x1e\n" +
+	"\n" +
+	"encryption\x18\x1e \x01(\tR\n" +
+	"encryptionB\a\n" +
 	"\x05_rankB\v\n" +
 	"\t_rx_bytesB\v\n" +
 	"\t_tx_bytes\"v\n" +

@@ -739,7 +739,10 @@ type Tunnel struct {
 	// Bfd is the session between the link-local addresses; none in a plan of an older fabric-site.
 	Bfd *BFD `protobuf:"bytes,14,opt,name=bfd,proto3" json:"bfd,omitempty"`
 	// Carrier is how the packets of kind "tls" travel; none with other kinds.
-	Carrier       *Carrier `protobuf:"bytes,20,opt,name=carrier,proto3" json:"carrier,omitempty"`
+	Carrier *Carrier `protobuf:"bytes,20,opt,name=carrier,proto3" json:"carrier,omitempty"`
+	// Local is the address that a tunnel of kind "direct" starts from, vni its VXLAN network identifier.
+	Local         string `protobuf:"bytes,30,opt,name=local,proto3" json:"local,omitempty"`
+	Vni           uint32 `protobuf:"varint,31,opt,name=vni,proto3" json:"vni,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -877,6 +880,20 @@ func (x *Tunnel) GetCarrier() *Carrier {
 		return x.Carrier
 	}
 	return nil
+}
+
+func (x *Tunnel) GetLocal() string {
+	if x != nil {
+		return x.Local
+	}
+	return ""
+}
+
+func (x *Tunnel) GetVni() uint32 {
+	if x != nil {
+		return x.Vni
+	}
+	return 0
 }
 
 // RemoteVTEP is another gateway's tunnel endpoint and the ways to it.
@@ -2020,8 +2037,10 @@ type VTEPState struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Gateway string                 `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
 	Addr    string                 `protobuf:"bytes,2,opt,name=addr,proto3" json:"addr,omitempty"`
-	// Device is the active tunnel's, empty when unreachable.
-	Device        string                 `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
+	// Device is the active tunnel's, empty when unreachable. Of several it is the first.
+	Device string `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
+	// Devices are those of all active tunnels.
+	Devices       []string               `protobuf:"bytes,30,rep,name=devices,proto3" json:"devices,omitempty"`
 	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	Since         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -2077,6 +2096,13 @@ func (x *VTEPState) GetDevice() string {
 		return x.Device
 	}
 	return ""
+}
+
+func (x *VTEPState) GetDevices() []string {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
 }
 
 func (x *VTEPState) GetReason() string {
@@ -2315,7 +2341,7 @@ const file_links_v1_links_proto_rawDesc = "" +
 	" \x01(\x05R\x06minTtl\x12\x12\n" +
 	"\x04auth\x18\v \x01(\tR\x04auth\x12\x15\n" +
 	"\x06key_id\x18\f \x01(\x05R\x05keyId\x12\x19\n" +
-	"\bkey_file\x18\r \x01(\tR\akeyFile\"\xc3\x03\n" +
+	"\bkey_file\x18\r \x01(\tR\akeyFile\"\xeb\x03\n" +
 	"\x06Tunnel\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -2335,7 +2361,9 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\x10private_key_file\x18\f \x01(\tR\x0eprivateKeyFile\x12\x1c\n" +
 	"\tkeepalive\x18\r \x01(\x05R\tkeepalive\x12\x1f\n" +
 	"\x03bfd\x18\x0e \x01(\v2\r.links.v1.BFDR\x03bfd\x12+\n" +
-	"\acarrier\x18\x14 \x01(\v2\x11.links.v1.CarrierR\acarrier\"n\n" +
+	"\acarrier\x18\x14 \x01(\v2\x11.links.v1.CarrierR\acarrier\x12\x14\n" +
+	"\x05local\x18\x1e \x01(\tR\x05local\x12\x10\n" +
+	"\x03vni\x18\x1f \x01(\rR\x03vni\"n\n" +
 	"\n" +
 	"RemoteVTEP\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x12\n" +
@@ -2435,11 +2463,12 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\btx_bytes\x18\x0f \x01(\x04R\atxBytes\x12\x10\n" +
 	"\x03mtu\x18\x10 \x01(\x05R\x03mtu\x12\x14\n" +
 	"\x05error\x18\x11 \x01(\tR\x05error\x12\x18\n" +
-	"\adrained\x18\x12 \x01(\bR\adrained\"\x9b\x01\n" +
+	"\adrained\x18\x12 \x01(\bR\adrained\"\xb5\x01\n" +
 	"\tVTEPState\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\tR\x04addr\x12\x16\n" +
-	"\x06device\x18\x03 \x01(\tR\x06device\x12\x16\n" +
+	"\x06device\x18\x03 \x01(\tR\x06device\x12\x18\n" +
+	"\adevices\x18\x1e \x03(\tR\adevices\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x120\n" +
 	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x8a\x01\n" +
 	"\fNextHopState\x12\x0e\n" +

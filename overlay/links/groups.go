@@ -1,0 +1,289 @@
+package links
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"fabric/internal/kernel"
+	"fabric/internal/reconcile"
+	"fabric/overlay"
+)
+
+// Tunnels of equal rank share traffic through a group of next hops, one group for each VTEP that has such tunnels:
+//
+//	10.255.0.2 nhid G      G: group M1,M2      M1: dev fxw…      M2: via fe80::… dev fxw… (a direct tunnel)
+//
+// The route refers to the group while the tunnels in use are of such a rank, however many of them are up, so that a tunnel that fails or
+// comes back is one replacement of the group, and the route stays. Members are made by the pass; groups are the repair table's to write.
+//
+// Where a group cannot be had (no next-hop objects, somebody else's on its id), the route goes over the first of the tunnels alone.
+
+// way is one remote VTEP.
+type way struct {
+	key kernel.RouteKey
+	// devices in rank order, and their ranks.
+	devices []string
+	ranks   []int
+	// group is the id of the VTEP's group of next hops, members those of its devices' next hops.
+	group   uint32
+	members map[string]uint32
+	// shared are the devices that have others of equal rank; empty where the kernel has no next-hop objects.
+	shared map[string]bool
+
+	// current are the devices that the route is over as it stands, in rank order; none without a route. known says that it was ever read.
+	current []string
+	known   bool
+	// route as it stands, if there is one, and the group as it stands; its Group is "" if there is none.
+	route kernel.Route
+	there bool
+	hops  kernel.NextHop
+	// refused says why the group could not be written last time.
+	refused error
+}
+
+// newWay is the way to a VTEP of a plan, with what is known of it from before.
+func newWay(v overlay.RemoteVTEP, ranks map[string]int, shared map[string]bool, before []*way) *way {
+	w := &way{
+		key: vtepKey(v.Addr), devices: v.Devices, group: overlay.TunnelGroupID(v.Addr), members: map[string]uint32{}, shared: shared,
+	}
+	for _, d := range v.Devices {
+		w.ranks = append(w.ranks, ranks[d])
+		w.members[d] = overlay.TunnelNextHopID(d)
+	}
+	if i := slices.IndexFunc(before, func(old *way) bool { return old.key == w.key }); i >= 0 {
+		old := before[i]
+		w.current, w.known, w.route, w.there, w.hops, w.refused = old.current, old.known, old.route, old.there, old.hops, old.refused
+	}
+	return w
+}
+
+// see takes the way as it was read.
+func (w *way) see(have map[kernel.RouteKey]kernel.Route, hops map[uint32]kernel.NextHop) {
+	w.route, w.there = have[w.key]
+	w.hops, w.known, w.refused = hops[w.group], true, nil
+	w.current = w.over(w.route, w.hops)
+}
+
+// over are the devices that a route is over.
+func (w *way) over(r kernel.Route, hops kernel.NextHop) (devices []string) {
+	switch {
+	case r.Device != "":
+		return []string{r.Device}
+	case r.NextHopID != w.group:
+		return nil
+	}
+	ids := strings.Split(hops.Group, ",")
+	for _, d := range w.devices {
+		if slices.Contains(ids, strconv.FormatUint(uint64(w.members[d]), 10)) {
+			devices = append(devices, d)
+		}
+	}
+	return devices
+}
+
+// grouped says whether traffic over these devices, all of one rank, goes through the group.
+func (w *way) grouped(devices []string) bool {
+	return len(devices) > 0 && w.refused == nil && w.shared[devices[0]]
+}
+
+// groupOf is the group of these devices.
+func (w *way) groupOf(devices []string) kernel.NextHop {
+	var ids []int
+	for _, d := range devices {
+		ids = append(ids, int(w.members[d]))
+	}
+	slices.Sort(ids)
+	var text []string
+	for _, id := range ids {
+		text = append(text, strconv.Itoa(id))
+	}
+	return kernel.NextHop{Group: strings.Join(text, ","), Protocol: kernel.ProtocolLinks}
+}
+
+// choose is the devices that the VTEP's route shall be over, all of one rank; none if there is no way.
+func (r *repair) choose(w *way, now time.Time) (chosen []string) {
+	grade, rank, unknown := gradeDead, 0, false
+	for i, d := range w.devices {
+		l := r.legs[d]
+		if l == nil {
+			continue
+		}
+		unknown = unknown || l.unknown
+		current := slices.Contains(w.current, d)
+		g := l.grade(current, now)
+		// Among drained ones traffic stays where it is: the others may be without cable by now.
+		stays := g == gradeDrained && len(chosen) > 0 && current != slices.Contains(w.current, chosen[0])
+		switch {
+		case g < grade, g == grade && stays && current:
+			grade, rank, chosen = g, w.ranks[i], []string{d}
+		case g == grade && !stays && g != gradeDead && w.ranks[i] == rank:
+			chosen = append(chosen, d)
+		}
+	}
+	if len(chosen) == 0 && unknown && !slices.ContainsFunc(w.current, func(d string) bool { return slices.Contains(w.devices, d) }) {
+		// The route is over a device that the plan does not name any more, and nothing is known of the others.
+		return w.current
+	}
+	if len(chosen) > 1 && !w.grouped(chosen) {
+		return chosen[:1]
+	}
+	return chosen
+}
+
+// groupOp makes the group have these members; nil if it has them.
+func (w *way) groupOp(devices []string) *reconcile.Op[uint32, kernel.NextHop] {
+	want := w.groupOf(devices)
+	switch w.hops.Group {
+	case want.Group:
+		return nil
+	case "":
+		return &reconcile.Op[uint32, kernel.NextHop]{Kind: reconcile.Create, Key: w.group, New: want}
+	}
+	return &reconcile.Op[uint32, kernel.NextHop]{Kind: reconcile.Replace, Key: w.group, Old: w.hops, New: want}
+}
+
+// regroup writes the group, if traffic over these devices goes through it and it has other members. Where it cannot be written the devices
+// to use instead are returned.
+func (r *repair) regroup(ctx context.Context, w *way, devices []string, now time.Time) (use []string, op *reconcile.Op[uint32, kernel.NextHop]) {
+	if !w.grouped(devices) {
+		return devices, nil
+	}
+	if op = w.groupOp(devices); op == nil {
+		return devices, nil
+	}
+	r.generation++
+	if err := r.nextHops.Apply(ctx, []reconcile.Op[uint32, kernel.NextHop]{*op})[0]; err != nil {
+		w.refused = err
+		return r.choose(w, now), op
+	}
+	through := w.there && w.route.NextHopID == w.group
+	if w.hops = op.New; through {
+		w.current = devices
+	}
+	return devices, op
+}
+
+// routeOp makes the route be over these devices; nil if it is.
+func (r *repair) routeOp(w *way, devices []string) *reconcile.Op[kernel.RouteKey, kernel.Route] {
+	switch {
+	case len(devices) == 0 && !w.there:
+		return nil
+	case len(devices) == 0:
+		return &reconcile.Op[kernel.RouteKey, kernel.Route]{Kind: reconcile.Delete, Key: w.key, Old: w.route}
+	case slices.Equal(devices, w.current) && !slices.Contains(w.devices, devices[0]):
+		// Kept as it was found.
+		return nil
+	}
+	want := r.route(devices[0])
+	if w.grouped(devices) {
+		want = groupRoute(r.own, w.group)
+	}
+	switch {
+	case !w.there:
+		return &reconcile.Op[kernel.RouteKey, kernel.Route]{Kind: reconcile.Create, Key: w.key, New: want}
+	case kernel.EqualRoute(w.key, want, w.route):
+		return nil
+	}
+	return &reconcile.Op[kernel.RouteKey, kernel.Route]{Kind: reconcile.Replace, Key: w.key, Old: w.route, New: want}
+}
+
+// wrote notes a route that was written.
+func (w *way) wrote(op *reconcile.Op[kernel.RouteKey, kernel.Route]) {
+	w.route, w.there = op.New, op.Kind != reconcile.Delete
+	w.current = w.over(w.route, w.hops)
+}
+
+// groupRoute is the route to a remote VTEP through a group of next hops.
+func groupRoute(own netip.Addr, group uint32) kernel.Route {
+	return kernel.Route{Scope: kernel.LinkScope, NextHopID: group, Src: own, Protocol: kernel.ProtocolLinks}
+}
+
+// inUse are the ids of groups and members that routes refer to, or may refer to since they could not be read.
+func (r *repair) inUse() map[uint32]bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ids := map[uint32]bool{}
+	for _, w := range r.ways {
+		if w.known && (!w.there || w.route.NextHopID != w.group) && len(w.shared) == 0 {
+			continue
+		}
+		ids[w.group] = true
+		for _, id := range w.members {
+			ids[id] = true
+		}
+	}
+	return ids
+}
+
+// anyGroup says whether a route goes, or shall go, through a group.
+func (r *repair) anyGroup(have map[kernel.RouteKey]kernel.Route) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(r.ways, func(w *way) bool { return len(w.shared) > 0 || have[w.key].NextHopID != 0 })
+}
+
+// groups adds the next hops of tunnels of equal rank, and what spreads flows over them: with the kernel's default all packets from
+// one VTEP to another, which are those of all VRFs, would take one way.
+func (d *desired) groups(p overlay.Plan) {
+	shared := p.Shared()
+	for _, t := range p.Tunnels {
+		if shared[t.Device] {
+			d.members[overlay.TunnelNextHopID(t.Device)] = kernel.NextHop{
+				Device: t.Device, Gateway: throughGateway(t), Protocol: kernel.ProtocolLinks,
+			}
+		}
+	}
+	if len(d.members) > 0 {
+		d.sysctls["net.ipv4.fib_multipath_hash_policy"] = "1"
+		d.sysctls["net.ipv6.fib_multipath_hash_policy"] = "1"
+	}
+}
+
+// memberHops syncs the next hops of tunnels of equal rank. Nothing is removed here: a route may go through it yet.
+func (e *Engine) memberHops(p *pass, want map[uint32]kernel.NextHop) {
+	if len(want) == 0 || !e.cfg.Host.Features().NextHops {
+		return
+	}
+	_, _ = converge(p, kind[uint32, kernel.NextHop]{
+		name: kindNextHop, edge: e.cfg.Host.NextHops(kernel.ProtocolLinks),
+		label:   func(id uint32) string { return strconv.FormatUint(uint64(id), 10) + " of tunnel " + want[id].Device },
+		explain: func(id uint32, err error) error { return waitIfMissing(err, "device "+want[id].Device) },
+		keep:    func(uint32, kernel.NextHop) bool { return true },
+	}, want)
+}
+
+// groupName is how people know the group of a VTEP.
+func groupName(id uint32, gateway string) string {
+	return fmt.Sprintf("%d, the tunnels of equal rank to %s", id, gateway)
+}
+
+// sharing says what to add to the reason of a VTEP's route that is over these devices.
+func (e *Engine) sharing(o outcome) string {
+	shared := e.plan.Shared()
+	switch {
+	case len(o.devices) == 0 || !shared[o.devices[0]]:
+		return ""
+	case !e.cfg.Host.Features().NextHops:
+		return "; alone, because this kernel has no next-hop objects to share traffic by"
+	case o.groupErr != nil:
+		return "; alone, because the group could not be written: " + o.groupErr.Error()
+	case len(o.devices) > 1:
+		return fmt.Sprintf("; shared by %d tunnels of rank %d", len(o.devices), e.rank(o.devices[0]))
+	}
+	return ""
+}
+
+// rank of a tunnel of the plan.
+func (e *Engine) rank(device string) int {
+	for _, t := range e.plan.Tunnels {
+		if t.Device == device {
+			return t.Rank
+		}
+	}
+	return 0
+}
