@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -39,7 +40,9 @@ const (
 // probes asks every way once, one after the other: sockets are of the calling thread's network namespace.
 func (f *Facts) probes(ctx context.Context, s *subject) {
 	for _, p := range f.Paths {
-		if want := s.underlay(p.To); p.Err == nil && want > 0 && ctx.Err() == nil {
+		// A tunnel over TLS is a TCP connection, which finds its own size.
+		datagrams := slices.ContainsFunc(s.plan.Tunnels, func(t overlay.Tunnel) bool { return t.Endpoint.Addr() == p.To && t.Kind != overlay.KindTLS })
+		if want := s.underlay(p.To); p.Err == nil && datagrams && want > 0 && ctx.Err() == nil {
 			f.Probes = append(f.Probes, probe(ctx, Probe{To: p.To, Want: want}, netip.Addr{}))
 		}
 	}
