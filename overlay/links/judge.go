@@ -134,7 +134,10 @@ func (e *Engine) routeVTEPs(p *pass, plan overlay.Plan, routes kind[kernel.Route
 			continue
 		}
 		s := VTEPState{Gateway: v.Gateway, Addr: v.Addr, Device: r.device}
-		s.Reason = e.vtepReason(v, r.device)
+		s.Reason = transitReason(plan, v, r.device, e.vtepReason(v, r.device))
+		if r.down != "" && r.device != "" {
+			s.Device, s.Reason = "", r.down
+		}
 		was, known := e.vteps[v.Gateway]
 		known = known && was.Addr == v.Addr
 		s.Since = was.Since
@@ -143,7 +146,7 @@ func (e *Engine) routeVTEPs(p *pass, plan overlay.Plan, routes kind[kernel.Route
 			e.cfg.Log.Info("vtep route", "gateway", v.Gateway, "vtep", v.Addr, "device", s.Device, "was", was.Device, "reason", s.Reason)
 		}
 		vteps[v.Gateway] = s
-		if s.Device != "" {
+		if s.Device != "" && len(v.Via) == 0 {
 			active[s.Device] = true
 		}
 	}

@@ -55,6 +55,8 @@ type way struct {
 	// current is the device of the route as it stands, "" for none; known says that it was ever read.
 	current string
 	known   bool
+	// transit is what decides beside the tunnels where the VTEP is reached over hubs, nil elsewhere.
+	transit *transit
 }
 
 // leg is one tunnel as far as the choice depends on it.
@@ -119,8 +121,21 @@ func (l *leg) grade(current bool, now time.Time) int {
 
 // choose is the device that the VTEP's route shall be over, "" for none.
 func (r *repair) choose(w *way, now time.Time) string {
+	if w.transit == nil {
+		return r.best(w, w.devices, now)
+	}
+	w.transit.lapse(w.hub(w.current), now)
+	if d := r.best(w, w.trusted(), now); d != "" {
+		return d
+	}
+	// Those that were blamed are better than none.
+	return r.best(w, w.devices, now)
+}
+
+// best is the best of some of the way's devices, "" for none.
+func (r *repair) best(w *way, devices []string, now time.Time) string {
 	best, grade, unknown := "", gradeDead, false
-	for _, d := range w.devices {
+	for _, d := range devices {
 		l := r.legs[d]
 		if l == nil {
 			continue
@@ -142,11 +157,15 @@ func (r *repair) choose(w *way, now time.Time) string {
 func (r *repair) changed(c bfd.Change) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	now := r.now()
 	device, ours := r.paths[c.Path]
-	if r.closed || !ours && r.watched(c) || !ours {
+	if r.closed || !ours && r.watched(c) {
 		return
 	}
-	now := r.now()
+	if !ours {
+		r.crossed(c, now)
+		return
+	}
 	r.legs[device].tell(c.Transition, now)
 	r.mend(device, now)
 }
@@ -174,26 +193,34 @@ func (l *leg) tell(t bfd.Transition, now time.Time) {
 // mend writes the route of each VTEP that has the device among its ways, if it shall be another one now. The pass sees to what fails.
 func (r *repair) mend(device string, now time.Time) {
 	for _, w := range r.ways {
-		if !w.known || !slices.Contains(w.devices, device) {
-			continue
+		if slices.Contains(w.devices, device) {
+			r.correct(w, now)
 		}
-		if want := r.choose(w, now); want != w.current {
-			op := w.op(want, r.route(w.current), r.route(want))
-			if want == "" {
-				// Routes that have another next hop leave first: nothing else stands between them and the traffic.
-				w.current = ""
-				r.moveSets(now)
-				w.current = op.Old.Device
-			}
-			r.generation++
-			r.switched++
-			was := w.current
-			if err := r.routes.Apply(context.Background(), []reconcile.Op[kernel.RouteKey, kernel.Route]{op})[0]; err == nil {
-				w.current = want
-			}
-			if was == "" && w.current != "" {
-				r.moveSets(now)
-			}
+	}
+}
+
+// correct writes the route of a VTEP if it shall be another one now.
+func (r *repair) correct(w *way, now time.Time) {
+	if !w.known {
+		return
+	}
+	if want := r.choose(w, now); want != w.current {
+		op := w.op(want, r.route(w.current), r.route(want))
+		if want == "" {
+			// Routes that have another next hop leave first: nothing else stands between them and the traffic.
+			w.current = ""
+			r.moveSets(now)
+			w.current = op.Old.Device
+		}
+		r.generation++
+		r.switched++
+		was := w.current
+		if err := r.routes.Apply(context.Background(), []reconcile.Op[kernel.RouteKey, kernel.Route]{op})[0]; err == nil {
+			w.current = want
+			w.transit.moved(now)
+		}
+		if was == "" && w.current != "" {
+			r.moveSets(now)
 		}
 	}
 }
@@ -221,6 +248,8 @@ type outcome struct {
 	// device of the route now; known is false if nobody knows.
 	device string
 	known  bool
+	// down says why the VTEP counts as unreachable though it has a route, "" if it does not.
+	down string
 	// op that was applied, nil if nothing had to be done, and its error.
 	op  *reconcile.Op[kernel.RouteKey, kernel.Route]
 	err error
@@ -241,6 +270,9 @@ func (r *repair) settle(ctx context.Context, generation uint64, have map[kernel.
 	for _, w := range r.ways {
 		if have != nil {
 			h, there := have[w.key]
+			if !w.known && there && w.transit != nil {
+				w.transit.adopt(now)
+			}
 			w.current, w.known = "", true
 			if there {
 				w.current = h.Device
@@ -253,7 +285,7 @@ func (r *repair) settle(ctx context.Context, generation uint64, have map[kernel.
 				ops, ways = append(ops, w.op(want, h, r.route(want))), append(ways, w)
 			}
 		}
-		out[w.key] = outcome{device: w.current, known: w.known}
+		out[w.key] = outcome{device: w.current, known: w.known, down: w.transit.down()}
 	}
 	if len(ops) == 0 {
 		return out, true
@@ -262,8 +294,9 @@ func (r *repair) settle(ctx context.Context, generation uint64, have map[kernel.
 	for i, err := range r.routes.Apply(ctx, ops) {
 		if err == nil {
 			ways[i].current = ops[i].New.Device
+			ways[i].transit.moved(now)
 		}
-		out[ops[i].Key] = outcome{device: ways[i].current, known: true, op: &ops[i], err: err}
+		out[ops[i].Key] = outcome{device: ways[i].current, known: true, down: ways[i].transit.down(), op: &ops[i], err: err}
 	}
 	return out, true
 }
@@ -279,6 +312,11 @@ func (r *repair) next() time.Time {
 			if l.bfd && t.After(now) && (next.IsZero() || t.Before(next)) {
 				next = t
 			}
+		}
+	}
+	for _, w := range r.ways {
+		if w.transit != nil && w.transit.trust.After(now) && (next.IsZero() || w.transit.trust.Before(next)) {
+			next = w.transit.trust
 		}
 	}
 	for _, t := range r.setTimes() {

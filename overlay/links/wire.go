@@ -74,7 +74,7 @@ func planToWire(p overlay.Plan) *linksv1.Plan {
 		})
 	}
 	for _, v := range p.VTEPs {
-		w.Vteps = append(w.Vteps, &linksv1.RemoteVTEP{Gateway: v.Gateway, Addr: addrText(v.Addr), Devices: v.Devices, Problem: v.Problem})
+		w.Vteps = append(w.Vteps, &linksv1.RemoteVTEP{Gateway: v.Gateway, Addr: addrText(v.Addr), Devices: v.Devices, Problem: v.Problem, Via: v.Via, Bfd: timersToWire(v.BFD)})
 	}
 	for _, n := range p.NextHops {
 		w.NextHops = append(w.NextHops, &linksv1.NextHop{Id: n.ID, Device: n.Device, Gateway: addrText(n.Gateway), Vni: n.VNI, Vtep: addrText(n.VTEP)})
@@ -116,7 +116,10 @@ func planFromWire(w *linksv1.Plan) overlay.Plan {
 		})
 	}
 	for _, v := range w.GetVteps() {
-		p.VTEPs = append(p.VTEPs, overlay.RemoteVTEP{Gateway: v.GetGateway(), Addr: readAddr(v.GetAddr()), Devices: v.GetDevices(), Problem: v.GetProblem()})
+		p.VTEPs = append(p.VTEPs, overlay.RemoteVTEP{
+			Gateway: v.GetGateway(), Addr: readAddr(v.GetAddr()), Devices: v.GetDevices(), Problem: v.GetProblem(),
+			Via: v.GetVia(), BFD: timersFromWire(v.GetBfd()),
+		})
 	}
 	for _, n := range w.GetNextHops() {
 		p.NextHops = append(p.NextHops, overlay.NextHop{ID: n.GetId(), Device: n.GetDevice(), Gateway: readAddr(n.GetGateway()), VNI: n.GetVni(), VTEP: readAddr(n.GetVtep())})

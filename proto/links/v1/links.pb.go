@@ -887,7 +887,12 @@ type RemoteVTEP struct {
 	// Devices in rank order.
 	Devices []string `protobuf:"bytes,3,rep,name=devices,proto3" json:"devices,omitempty"`
 	// Problem says why there are no devices.
-	Problem       string `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
+	Problem string `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
+	// Via are the hubs that lead to it, in order of preference, where there are no tunnels of its own: the devices are then those of the
+	// tunnels to the hubs.
+	Via []string `protobuf:"bytes,5,rep,name=via,proto3" json:"via,omitempty"`
+	// Bfd is the multihop session across a hub, between the VTEPs.
+	Bfd           *BFD `protobuf:"bytes,6,opt,name=bfd,proto3" json:"bfd,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -948,6 +953,20 @@ func (x *RemoteVTEP) GetProblem() string {
 		return x.Problem
 	}
 	return ""
+}
+
+func (x *RemoteVTEP) GetVia() []string {
+	if x != nil {
+		return x.Via
+	}
+	return nil
+}
+
+func (x *RemoteVTEP) GetBfd() *BFD {
+	if x != nil {
+		return x.Bfd
+	}
+	return nil
 }
 
 // NextHop is a next-hop object: a remote VTEP on one VXLAN device.
@@ -2415,13 +2434,15 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\x10private_key_file\x18\f \x01(\tR\x0eprivateKeyFile\x12\x1c\n" +
 	"\tkeepalive\x18\r \x01(\x05R\tkeepalive\x12\x1f\n" +
 	"\x03bfd\x18\x0e \x01(\v2\r.links.v1.BFDR\x03bfd\x12+\n" +
-	"\acarrier\x18\x14 \x01(\v2\x11.links.v1.CarrierR\acarrier\"n\n" +
+	"\acarrier\x18\x14 \x01(\v2\x11.links.v1.CarrierR\acarrier\"\xa1\x01\n" +
 	"\n" +
 	"RemoteVTEP\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\tR\x04addr\x12\x18\n" +
 	"\adevices\x18\x03 \x03(\tR\adevices\x12\x18\n" +
-	"\aproblem\x18\x04 \x01(\tR\aproblem\"q\n" +
+	"\aproblem\x18\x04 \x01(\tR\aproblem\x12\x10\n" +
+	"\x03via\x18\x05 \x03(\tR\x03via\x12\x1f\n" +
+	"\x03bfd\x18\x06 \x01(\v2\r.links.v1.BFDR\x03bfd\"q\n" +
 	"\aNextHop\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x18\n" +
@@ -2609,42 +2630,43 @@ var file_links_v1_links_proto_depIdxs = []int32{
 	6,  // 7: links.v1.Session.bfd:type_name -> links.v1.BFD
 	6,  // 8: links.v1.Tunnel.bfd:type_name -> links.v1.BFD
 	5,  // 9: links.v1.Tunnel.carrier:type_name -> links.v1.Carrier
-	1,  // 10: links.v1.ApplyRequest.plan:type_name -> links.v1.Plan
-	26, // 11: links.v1.ApplyResponse.objects:type_name -> links.v1.ObjectState
-	20, // 12: links.v1.ApplyResponse.sets:type_name -> links.v1.SetState
-	19, // 13: links.v1.GetResponse.state:type_name -> links.v1.State
-	19, // 14: links.v1.WatchResponse.state:type_name -> links.v1.State
-	28, // 15: links.v1.State.started:type_name -> google.protobuf.Timestamp
-	22, // 16: links.v1.State.tunnels:type_name -> links.v1.TunnelState
-	24, // 17: links.v1.State.vteps:type_name -> links.v1.VTEPState
-	25, // 18: links.v1.State.next_hops:type_name -> links.v1.NextHopState
-	26, // 19: links.v1.State.problems:type_name -> links.v1.ObjectState
-	21, // 20: links.v1.State.sessions:type_name -> links.v1.SessionState
-	20, // 21: links.v1.State.sets:type_name -> links.v1.SetState
-	28, // 22: links.v1.SessionState.since:type_name -> google.protobuf.Timestamp
-	29, // 23: links.v1.SessionState.tx_interval:type_name -> google.protobuf.Duration
-	29, // 24: links.v1.SessionState.detection:type_name -> google.protobuf.Duration
-	27, // 25: links.v1.SessionState.dropped:type_name -> links.v1.SessionState.DroppedEntry
-	28, // 26: links.v1.TunnelState.since:type_name -> google.protobuf.Timestamp
-	28, // 27: links.v1.TunnelState.last_handshake:type_name -> google.protobuf.Timestamp
-	23, // 28: links.v1.TunnelState.path:type_name -> links.v1.Path
-	29, // 29: links.v1.Path.rtt:type_name -> google.protobuf.Duration
-	29, // 30: links.v1.Path.min_rtt:type_name -> google.protobuf.Duration
-	28, // 31: links.v1.VTEPState.since:type_name -> google.protobuf.Timestamp
-	0,  // 32: links.v1.ObjectState.status:type_name -> links.v1.Status
-	11, // 33: links.v1.LinksService.Apply:input_type -> links.v1.ApplyRequest
-	13, // 34: links.v1.LinksService.Get:input_type -> links.v1.GetRequest
-	15, // 35: links.v1.LinksService.Watch:input_type -> links.v1.WatchRequest
-	16, // 36: links.v1.LinksService.Drain:input_type -> links.v1.DrainRequest
-	12, // 37: links.v1.LinksService.Apply:output_type -> links.v1.ApplyResponse
-	14, // 38: links.v1.LinksService.Get:output_type -> links.v1.GetResponse
-	18, // 39: links.v1.LinksService.Watch:output_type -> links.v1.WatchResponse
-	17, // 40: links.v1.LinksService.Drain:output_type -> links.v1.DrainResponse
-	37, // [37:41] is the sub-list for method output_type
-	33, // [33:37] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	6,  // 10: links.v1.RemoteVTEP.bfd:type_name -> links.v1.BFD
+	1,  // 11: links.v1.ApplyRequest.plan:type_name -> links.v1.Plan
+	26, // 12: links.v1.ApplyResponse.objects:type_name -> links.v1.ObjectState
+	20, // 13: links.v1.ApplyResponse.sets:type_name -> links.v1.SetState
+	19, // 14: links.v1.GetResponse.state:type_name -> links.v1.State
+	19, // 15: links.v1.WatchResponse.state:type_name -> links.v1.State
+	28, // 16: links.v1.State.started:type_name -> google.protobuf.Timestamp
+	22, // 17: links.v1.State.tunnels:type_name -> links.v1.TunnelState
+	24, // 18: links.v1.State.vteps:type_name -> links.v1.VTEPState
+	25, // 19: links.v1.State.next_hops:type_name -> links.v1.NextHopState
+	26, // 20: links.v1.State.problems:type_name -> links.v1.ObjectState
+	21, // 21: links.v1.State.sessions:type_name -> links.v1.SessionState
+	20, // 22: links.v1.State.sets:type_name -> links.v1.SetState
+	28, // 23: links.v1.SessionState.since:type_name -> google.protobuf.Timestamp
+	29, // 24: links.v1.SessionState.tx_interval:type_name -> google.protobuf.Duration
+	29, // 25: links.v1.SessionState.detection:type_name -> google.protobuf.Duration
+	27, // 26: links.v1.SessionState.dropped:type_name -> links.v1.SessionState.DroppedEntry
+	28, // 27: links.v1.TunnelState.since:type_name -> google.protobuf.Timestamp
+	28, // 28: links.v1.TunnelState.last_handshake:type_name -> google.protobuf.Timestamp
+	23, // 29: links.v1.TunnelState.path:type_name -> links.v1.Path
+	29, // 30: links.v1.Path.rtt:type_name -> google.protobuf.Duration
+	29, // 31: links.v1.Path.min_rtt:type_name -> google.protobuf.Duration
+	28, // 32: links.v1.VTEPState.since:type_name -> google.protobuf.Timestamp
+	0,  // 33: links.v1.ObjectState.status:type_name -> links.v1.Status
+	11, // 34: links.v1.LinksService.Apply:input_type -> links.v1.ApplyRequest
+	13, // 35: links.v1.LinksService.Get:input_type -> links.v1.GetRequest
+	15, // 36: links.v1.LinksService.Watch:input_type -> links.v1.WatchRequest
+	16, // 37: links.v1.LinksService.Drain:input_type -> links.v1.DrainRequest
+	12, // 38: links.v1.LinksService.Apply:output_type -> links.v1.ApplyResponse
+	14, // 39: links.v1.LinksService.Get:output_type -> links.v1.GetResponse
+	18, // 40: links.v1.LinksService.Watch:output_type -> links.v1.WatchResponse
+	17, // 41: links.v1.LinksService.Drain:output_type -> links.v1.DrainResponse
+	38, // [38:42] is the sub-list for method output_type
+	34, // [34:38] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_links_v1_links_proto_init() }
