@@ -325,3 +325,23 @@ func TestTransitWithoutBFD(t *testing.T) {
 	w.settle(e)
 	w.expectD(e, "handshakes", b0, b0)
 }
+
+// A set of next hops leaves a gateway that a hub does not reach any more, before any pass.
+func TestSetLeavesTransit(t *testing.T) {
+	w, e, f := across(t, "b")
+	f.crossUp()
+	w.settle(e)
+	d := netip.MustParseAddr(dVTEP)
+	legD := overlay.Leg{Gateway: overlay.VTEPGateway(d), Device: overlay.VXLANDevice(1000), VTEP: d}
+	dc := set(legD, legC)
+	p := hubPlan("b")
+	p.Sets = []overlay.NextHopSet{dc}
+	w.take(e, p)
+	w.expectSet("at first", dc, legD)
+	f.expired()
+	w.expectSet("d is not heard", dc, legC)
+	f.crossUp()
+	w.settle(e)
+	w.take(e, p)
+	w.expectSet("d is back and wanted", dc, legD)
+}
