@@ -11,7 +11,7 @@ import (
 func (v *validator) links() {
 	l := &v.doc.Links
 	v.oneOf("links.mesh", l.Mesh, "full", "communities", meshHub)
-	if l.Mesh != "communities" && len(l.Communities) > 0 {
+	if (l.Mesh == "full" || l.Mesh == meshHub) && len(l.Communities) > 0 {
 		v.add("links.communities", "write mesh: communities, or remove them", "communities mean nothing in a full mesh, nor around hubs")
 	}
 	v.hubs()
