@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -63,11 +64,11 @@ func (c *compiler) errorf(format string, args ...any) {
 func (c *compiler) fabric() *Server {
 	b := c.doc.Fabric.BGP
 	s := &Server{ASN: c.gw.ASN, RouterID: c.routerID, Listen: []netip.Addr{c.gw.VTEP}, Port: b.Port}
-	for _, l := range c.doc.Neighbours(c.gw.Name) {
+	for _, remote := range c.remotes() {
 		s.Peers = append(s.Peers, Peer{
-			Name:         l.Remote.Name,
-			Address:      l.Remote.VTEP,
-			ASN:          l.Remote.ASN,
+			Name:         remote.Name,
+			Address:      remote.VTEP,
+			ASN:          remote.ASN,
 			LocalASN:     c.gw.ASN,
 			LocalAddress: c.gw.VTEP,
 			Families:     []string{EVPN},
@@ -79,12 +80,26 @@ func (c *compiler) fabric() *Server {
 			RestartTime:  b.RestartTime.Std(),
 			// Only the gateway with the higher VTEP dials, the one whose connection would win a collision (RFC 4271 section
 			// 6.8). If both do at the same moment, two GoBGP v4.8.0 each go on with their own and wait for the hold time.
-			Passive: c.gw.VTEP.Less(l.Remote.VTEP),
+			Passive: c.gw.VTEP.Less(remote.VTEP),
 			// Default routes are looked at by the importing VRFs (Import.AllowDefault).
 			Import: policy.Chain(policy.Guard(true), policy.OwnAS(c.gw.ASN, c.allowOwnAS())),
 		})
 	}
 	return s
+}
+
+// remotes are the gateways that a session is kept with: those we are linked with, and those behind a hub. To BGP there is no difference:
+// sessions are between VTEPs, and the hub does not take part.
+func (c *compiler) remotes() []*config.Gateway {
+	var out []*config.Gateway
+	for _, l := range c.doc.Neighbours(c.gw.Name) {
+		out = append(out, l.Remote)
+	}
+	for _, t := range c.doc.Transits(c.gw.Name) {
+		out = append(out, t.Remote)
+	}
+	slices.SortFunc(out, func(a, b *config.Gateway) int { return cmp.Compare(a.Name, b.Name) })
+	return out
 }
 
 // allowOwnAS is how often our ASN may be in a path from the fabric: as often as the most liberal of our peers may send

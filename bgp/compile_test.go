@@ -62,6 +62,31 @@ func TestCompileFabric(t *testing.T) {
 	}
 }
 
+// Gateways behind a hub are peers like any other: sessions are between VTEPs, and the hub does not take part.
+func TestCompileFabricAcrossHub(t *testing.T) {
+	doc := compileDocument()
+	for i, name := range []string{"hub", "far"} {
+		doc.Sites = append(doc.Sites, config.Site{Name: "at-" + name, Gateways: []config.Gateway{{
+			Name: name, ASN: 65003 + uint32(i), VTEP: netip.AddrFrom4([4]byte{127, 1, 0, byte(3 + i)}), RouterID: netip.AddrFrom4([4]byte{10, 0, 0, byte(3 + i)}),
+		}}})
+	}
+	doc.Links = config.Links{Mesh: "hub", Hubs: []string{"hub"}, Tunnels: []config.Tunnel{{Kind: "wireguard"}}}
+	var got []string
+	for _, p := range mustCompile(t, doc, HostFacts{}).Fabric.Peers {
+		got = append(got, p.Name)
+		if p.Multihop != fabricTTL || p.LocalAddress != doc.Sites[0].Gateways[0].VTEP || !reflect.DeepEqual(p.Families, []string{EVPN}) || p.Passive != doc.Sites[0].Gateways[0].VTEP.Less(p.Address) {
+			t.Errorf("peer %+v", p)
+		}
+	}
+	if want := []string{"far", "gw2", "hub"}; !reflect.DeepEqual(got, want) {
+		t.Errorf("peers are %v, want %v", got, want)
+	}
+	doc.Links.Hubs = nil
+	if peers := mustCompile(t, doc, HostFacts{}).Fabric.Peers; len(peers) != 0 {
+		t.Errorf("without hubs there are peers %+v", peers)
+	}
+}
+
 func TestCompilePeers(t *testing.T) {
 	doc := compileDocument()
 	gv := &doc.Sites[0].Gateways[0].VRFs[0]

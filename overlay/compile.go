@@ -64,7 +64,11 @@ func Compile(doc *config.Document, gateway string, host Host) (Plan, error) {
 		}
 		p.VTEPs = append(p.VTEPs, v)
 	}
-	// Every VNI of ours for every neighbour, whether that has it or not: a next hop that no route uses costs nothing,
+	transits := doc.Transits(gateway)
+	p.VTEPs = append(p.VTEPs, compileTransits(doc, own, transits)...)
+	slices.SortStableFunc(p.VTEPs, func(a, b RemoteVTEP) int { return cmp.Compare(a.Gateway, b.Gateway) })
+	remotes := remoteGateways(neighbours, transits)
+	// Every VNI of ours for every gateway we reach, whether that has it or not: a next hop that no route uses costs nothing,
 	// and a prefix that is moved there needs no word between the daemons.
 	for i := range own.VRFs {
 		gv := &own.VRFs[i]
@@ -76,19 +80,19 @@ func Compile(doc *config.Document, gateway string, host Host) (Plan, error) {
 			errs = append(errs, fmt.Errorf("gateway %s: VRF %q is not in the document", own.Name, gv.VRF))
 			continue
 		}
-		for _, link := range neighbours {
+		for _, remote := range remotes {
 			p.NextHops = append(p.NextHops, NextHop{
-				ID:      NextHopID(vrf.VNI, link.Remote.VTEP),
+				ID:      NextHopID(vrf.VNI, remote.VTEP),
 				Device:  VXLANDevice(vrf.VNI),
-				Gateway: VTEPGateway(link.Remote.VTEP),
+				Gateway: VTEPGateway(remote.VTEP),
 				VNI:     vrf.VNI,
-				VTEP:    link.Remote.VTEP,
+				VTEP:    remote.VTEP,
 			})
 		}
 	}
 	slices.SortStableFunc(p.NextHops, func(a, b NextHop) int { return cmp.Compare(a.VNI, b.VNI) })
 	slices.SortStableFunc(p.Sessions, func(a, b Session) int { return cmp.Compare(a.Name, b.Name) })
-	errs = append(errs, sameMAC(own, neighbours))
+	errs = append(errs, sameMAC(own, remotes))
 	p.Listener = compileListener(own, p.Tunnels)
 	if err := errors.Join(errs...); err != nil {
 		return Plan{}, err
@@ -156,14 +160,14 @@ func keepalive(own *config.Gateway) int {
 }
 
 // sameMAC refuses VTEPs whose derived hardware addresses meet.
-func sameMAC(own *config.Gateway, neighbours []config.Link) error {
+func sameMAC(own *config.Gateway, remotes []*config.Gateway) error {
 	seen := map[[6]byte]*config.Gateway{RouterMAC(own.VTEP): own}
-	for _, l := range neighbours {
-		mac := RouterMAC(l.Remote.VTEP)
+	for _, remote := range remotes {
+		mac := RouterMAC(remote.VTEP)
 		if g, ok := seen[mac]; ok {
-			return fmt.Errorf("VTEPs %s of %s and %s of %s have one router MAC; choose another VTEP address for one of them", g.VTEP, g.Name, l.Remote.VTEP, l.Remote.Name)
+			return fmt.Errorf("VTEPs %s of %s and %s of %s have one router MAC; choose another VTEP address for one of them", g.VTEP, g.Name, remote.VTEP, remote.Name)
 		}
-		seen[mac] = l.Remote
+		seen[mac] = remote
 	}
 	return nil
 }

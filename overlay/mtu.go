@@ -41,10 +41,10 @@ func tunnelMTU(doc *config.Document, t config.Tunnel, remote *config.Gateway, pl
 	return underlay - wireGuardOverhead
 }
 
-// MTU is the MTU, in bytes, of the VXLAN devices of a gateway: the least of its tunnels less the VXLAN header. A packet may take
-// any tunnel, so the narrowest counts. A gateway without tunnels has what the fabric's underlay MTU gives.
+// MTU is the MTU, in bytes, of the VXLAN devices of a gateway: the least of its tunnels, and of those that lead on from
+// hubs, less the VXLAN header. A packet may take any tunnel, so the narrowest counts. A gateway without tunnels has what the fabric's underlay MTU gives.
 func MTU(doc *config.Document, gateway string) int {
-	least := 0
+	least := transitMTU(doc, gateway)
 	for _, link := range doc.Neighbours(gateway) {
 		for place, t := range link.Tunnels {
 			if m := tunnelMTU(doc, t, link.Remote, place); least == 0 || m < least {

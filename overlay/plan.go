@@ -134,6 +134,11 @@ type RemoteVTEP struct {
 	Devices []string `json:"devices,omitempty"`
 	// Problem says why there are no Devices.
 	Problem string `json:"problem,omitempty"`
+	// Via are the hubs that lead to it, in order of preference, where there are no tunnels of our own to it: Devices are then those of the
+	// tunnels to the hubs. An older fabric-links takes the first that is up.
+	Via []string `json:"via,omitempty"`
+	// BFD are the timers of the multihop session (RFC 5883) with it across a hub, between the VTEPs; nil without Via.
+	BFD *BFD `json:"bfd,omitempty"`
 }
 
 // NextHop is a next-hop object: one remote VTEP on one VXLAN device, shared by all routes of both families.
@@ -269,6 +274,7 @@ func (p Plan) Validate() error {
 			}
 		}
 	}
+	p.validateTransits(bad)
 	ids := map[uint32]NextHop{}
 	for _, n := range p.NextHops {
 		if n.ID < NextHopFirst {

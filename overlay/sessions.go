@@ -219,6 +219,11 @@ func (p Plan) validateSessions(bad func(format string, args ...any)) {
 		}
 		add(t.Name, bfdPath{device: t.Device, local: t.LinkLocal, remote: t.RemoteLinkLocal})
 	}
+	for _, v := range p.VTEPs {
+		if v.BFD != nil {
+			add(TransitName(p.Gateway, v.Gateway), p.transitPath(v.Addr))
+		}
+	}
 	for _, s := range p.Sessions {
 		s.validate(func(format string, args ...any) { bad("BFD session %q: "+format, append([]any{s.Name}, args...)...) })
 		add(s.Name, bfdPath{s.VRFDevice, s.Interface, s.Local, s.Remote, s.Multihop})

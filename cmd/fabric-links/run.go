@@ -75,9 +75,10 @@ func runEngine(ctx context.Context, o options) error {
 	ready := make(chan struct{})
 	var engine *links.Engine
 	sessions := bfd.New(bfd.Config{Log: log, OnChange: func(c bfd.Change) { engine.SessionChanged(c) }})
+	prober := links.NewProber()
 	engine = links.New(links.Config{
 		Log: log, Host: host, Repair: repair, Processes: processes, Reader: reader,
-		Carriers: links.NewCarriers(o.runDir, carrier), Liveness: links.Handshake{}, BFD: sessions, Store: store,
+		Carriers: links.NewCarriers(o.runDir, carrier), Liveness: links.Handshake{}, BFD: sessions, Paths: prober, Store: store,
 		Ready: func() { close(ready) },
 		Beat:  func() { daemon.Notify(daemon.Watchdog) },
 	})
@@ -90,6 +91,13 @@ func runEngine(ctx context.Context, o options) error {
 	g.Go(func() error {
 		defer endBFD()
 		return engine.Run(ctx)
+	})
+	g.Go(func() error {
+		// What is only shown is no reason to leave tunnels alone.
+		if err := prober.Run(ctx); err != nil {
+			log.Warn("round-trip times and loss of tunnels are not measured", "err", err)
+		}
+		return nil
 	})
 	g.Go(func() error { return links.Serve(ctx, engine, o.socketPath(), log) })
 	if o.metrics != "" {

@@ -47,11 +47,25 @@ func (n *node) startLinks() {
 	}
 	// Tunnel processes outlive the engine; a cleanup ends them.
 	n.t.Cleanup(n.stopLinks)
+	n.runLinks(program)
+}
+
+// runLinks starts the program and waits for its socket.
+func (n *node) runLinks(program string) {
+	n.t.Helper()
 	n.links = n.start("fabric-links", n.command(program, "run", "--state-dir", filepath.Join(n.dir, "links-state"), "--run-dir", n.linksRun()))
 	n.waitFor("fabric-links' socket", func() (any, bool) {
 		_, err := os.Stat(filepath.Join(n.linksRun(), "links.sock"))
 		return err, err == nil
 	})
+}
+
+// restartLinks ends fabric-links as systemd does, and runs it again.
+func (n *node) restartLinks() {
+	n.t.Helper()
+	n.terminate(n.links)
+	program, _ := linksProgram()
+	n.runLinks(program)
 }
 
 // stopLinks ends fabric-links and removes all that it made.

@@ -84,6 +84,8 @@ type node struct {
 	pid  int
 	dir  string
 	file string
+	// gateway is its name in the document.
+	gateway string
 	// notify receives what a daemon says to systemd.
 	notify *net.UnixConn
 	logs   []*os.File
@@ -105,7 +107,7 @@ func newNode(t *testing.T) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{t: t, dir: dir, file: filepath.Join(dir, "fabric.yaml")}
+	n := &node{t: t, dir: dir, file: filepath.Join(dir, "fabric.yaml"), gateway: "gw"}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	// /run is the node's own: WireGuard's sockets are in /var/run/wireguard.
 	holder := exec.Command("unshare", "--net", "--mount", "--propagation", "private", "sh", "-c",
@@ -228,7 +230,7 @@ func (n *node) site(before []string, args ...string) *exec.Cmd {
 		n.t.Fatal(err)
 	}
 	args = append(append(slices.Clone(before), self), args...)
-	args = append(args, "--gateway", "gw", "--config", n.file, "--state-dir", n.state())
+	args = append(args, "--gateway", n.gateway, "--config", n.file, "--state-dir", n.state())
 	c := n.command(args...)
 	c.Env = append(os.Environ(), asProgram+"=1", "NOTIFY_SOCKET="+n.notify.LocalAddr().String())
 	return c

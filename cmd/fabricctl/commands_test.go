@@ -19,6 +19,7 @@ import (
 	"fabric/internal/api"
 	"fabric/internal/api/apitest"
 	"fabric/internal/site"
+	"fabric/overlay/links"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -37,6 +38,7 @@ var commands = []struct {
 	{"vrf-list", nil, []string{"vrf", "list"}},
 	{"tunnel-list", nil, []string{"tunnel", "list"}},
 	{"tunnel-show", nil, []string{"tunnel", "show", "sz-1/hk-1/0"}},
+	{"tunnel-show-silent", nil, []string{"tunnel", "show", "gz-1"}},
 	{"tunnel-show-gateway", nil, []string{"tunnel", "show", "hk-1"}},
 	{"tunnel-drain", nil, []string{"tunnel", "drain", "fxwabc"}},
 	{"tunnel-drain-forced", nil, []string{"tunnel", "drain", "fxwdef", "--force"}},
@@ -217,9 +219,9 @@ func TestPrefixWatch(t *testing.T) {
 func TestTunnelWatch(t *testing.T) {
 	for format, want := range map[string][]string{
 		"table": {
-			"03:07:17  added      sz-1/hk-1/0               fxwabc  up, active, bfd up, endpoint 198.51.100.1:51820: BFD up\n",
+			"03:07:17  added      sz-1/hk-1/0               fxwabc  up, active, bfd up, rtt 12.35ms, loss 1.67%, endpoint 198.51.100.1:51820: BFD up\n",
 			"03:07:17  added      sz-1/hk-1/1               fxwabd  up: handshake 2s ago\n",
-			"03:07:17  changed    sz-1/hk-1/0               fxwabc  up, drained, bfd up, endpoint 198.51.100.1:51820: BFD up\n",
+			"03:07:17  changed    sz-1/hk-1/0               fxwabc  up, drained, bfd up, rtt 12.34ms, loss 1.67%, endpoint 198.51.100.1:51820: BFD up\n",
 			"03:07:17  changed    sz-1/hk-1/1               fxwabd  up, active: handshake 2s ago\n",
 			"03:07:17  withdrawn  sz-1/hk-1/0               fxwabc\n",
 		},
@@ -246,6 +248,7 @@ func TestTunnelWatch(t *testing.T) {
 				s.Tunnels[0].RxBytes++
 				s.Tunnels[0].LastHandshake = apitest.Epoch.Add(time.Minute)
 				s.Sessions[0].Received++
+				s.Tunnels[0].Path = links.PathState{RTT: 12340 * time.Microsecond, MinRTT: 1, Probes: 60, Lost: 1}
 			})
 			if r := d.ctl(t, "tunnel", "drain", "fxwabc"); r.code != exitOK {
 				t.Fatal(r)

@@ -50,12 +50,13 @@ func newDaemon(t *testing.T, prepare func(*apitest.Gateway)) *daemon {
 				Remote: "hk-1", Name: "sz-1/hk-1/0", Device: "fxwabc", Kind: "wireguard", Implementation: "userspace", State: "up", Reason: "BFD up",
 				Since: apitest.Epoch, Active: true, Endpoint: netip.MustParseAddrPort("198.51.100.1:51820"), ListenPort: 51820,
 				LastHandshake: apitest.Epoch, RxBytes: 5_000_000_000, TxBytes: 7, MTU: 1420,
+				Path: links.PathState{RTT: 12345 * time.Microsecond, MinRTT: 12 * time.Millisecond, Probes: 60, Lost: 1},
 			},
 			{
 				Remote: "hk-1", Name: "sz-1/hk-1/1", Device: "fxwabd", Rank: 1, Kind: "wireguard", Implementation: "userspace", State: "up",
 				Reason: "handshake 2s ago", Since: apitest.Epoch, ListenPort: 51884, LastHandshake: apitest.Epoch, MTU: 1420,
 			},
-			{Remote: "gz-1", Name: "sz-1/gz-1/0", Device: "fxwdef", Kind: "wireguard", Implementation: "kernel", State: "down", Reason: "BFD down", Since: apitest.Epoch, MTU: 1420},
+			{Remote: "gz-1", Name: "sz-1/gz-1/0", Device: "fxwdef", Kind: "wireguard", Implementation: "kernel", State: "down", Reason: "BFD down", Since: apitest.Epoch, MTU: 1420, Path: links.PathState{Probes: 60, Lost: 60}},
 		}
 		s.Sessions = []links.SessionState{
 			{

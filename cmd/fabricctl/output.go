@@ -102,16 +102,22 @@ func (a *app) printObject(m proto.Message) error {
 	return w.Flush()
 }
 
+// measured are fields that are shown as "-" where there is nothing: that there was no answer says something.
+var measured = map[protoreflect.FullName]bool{"fabric.v1.Tunnel.rtt": true, "fabric.v1.Tunnel.min_rtt": true, "fabric.v1.Tunnel.loss_percent": true}
+
 // printFields prints what is set, one field a line; a list or a map one item a line. Fields of a message inside another begin with
 // its name, but for the answer to a call, which only wraps one.
 func (a *app) printFields(w io.Writer, prefix string, m protoreflect.Message) {
 	fields := m.Descriptor().Fields()
 	for i := range fields.Len() {
 		f := fields.Get(i)
+		name := prefix + strings.ReplaceAll(string(f.Name()), "_", " ")
 		if f.Kind() != protoreflect.BoolKind && !m.Has(f) {
+			if measured[f.FullName()] {
+				fmt.Fprintf(w, "%s\t-\n", name)
+			}
 			continue
 		}
-		name := prefix + strings.ReplaceAll(string(f.Name()), "_", " ")
 		v := m.Get(f)
 		switch {
 		case f.IsMap():

@@ -4,10 +4,13 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	fabricv1 "fabric/proto/fabric/v1"
 )
@@ -44,6 +47,8 @@ func (a *app) tunnelColumns() []column[*fabricv1.Tunnel] {
 		{"DRAINED", func(t *fabricv1.Tunnel) string { return yesNo(t.GetDrained()) }},
 		{"BFD", func(t *fabricv1.Tunnel) string { return t.GetBfd().GetState() }},
 		{"DETECTION", func(t *fabricv1.Tunnel) string { return detection(t.GetBfd()) }},
+		{"RTT", func(t *fabricv1.Tunnel) string { return roundTrip(t.GetRtt()) }},
+		{"LOSS", lossText},
 		{"ENDPOINT", (*fabricv1.Tunnel).GetEndpoint},
 		{"HANDSHAKE", func(t *fabricv1.Tunnel) string { return a.ago(t.GetLastHandshake()) }},
 		{"RX", func(t *fabricv1.Tunnel) string { return fmt.Sprint(t.GetRxBytes()) }},
@@ -51,6 +56,28 @@ func (a *app) tunnelColumns() []column[*fabricv1.Tunnel] {
 		{"MTU", func(t *fabricv1.Tunnel) string { return fmt.Sprint(t.GetMtu()) }},
 		{"NOTE", func(t *fabricv1.Tunnel) string { return cmp.Or(t.GetError(), t.GetReason()) }},
 	}
+}
+
+// roundTrip is "" for a path without answers.
+func roundTrip(d *durationpb.Duration) string {
+	switch rtt := d.AsDuration(); {
+	case d == nil:
+		return ""
+	case rtt < time.Millisecond:
+		return rtt.Round(time.Microsecond).String()
+	case rtt < 100*time.Millisecond:
+		return rtt.Round(10 * time.Microsecond).String()
+	default:
+		return rtt.Round(time.Millisecond).String()
+	}
+}
+
+// lossText is "" before anything is known.
+func lossText(t *fabricv1.Tunnel) string {
+	if t.LossPercent == nil {
+		return ""
+	}
+	return strconv.FormatFloat(t.GetLossPercent(), 'f', -1, 64) + "%"
 }
 
 func (a *app) tunnelShow() *cobra.Command {
@@ -94,6 +121,12 @@ func tunnelEvent(m *fabricv1.WatchTunnelsResponse) string {
 	}
 	if b := t.GetBfd(); b != nil {
 		text += fmt.Sprintf(", bfd %s", b.GetState())
+	}
+	if rtt := roundTrip(t.GetRtt()); rtt != "" {
+		text += ", rtt " + rtt
+	}
+	if loss := lossText(t); loss != "" {
+		text += ", loss " + loss
 	}
 	if t.GetEndpoint() != "" {
 		text += ", endpoint " + t.GetEndpoint()

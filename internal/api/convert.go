@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -110,12 +111,17 @@ func explanation(e site.Explanation) *fabricv1.ExplainRouteResponse {
 }
 
 func tunnelStatus(t tunnel) *fabricv1.Tunnel {
+	var loss *float64
+	if share, known := t.Path.Loss(); known {
+		loss = proto.Float64(math.Round(share*10000) / 100)
+	}
 	return &fabricv1.Tunnel{
 		Remote: t.Remote, Name: t.Name, Device: t.Device, Rank: proto.Uint32(count(t.Rank)), Kind: t.Kind, Implementation: t.Implementation,
 		State: t.State, Reason: t.Reason, Since: stamp(t.Since), Active: t.Active, Endpoint: text(t.Endpoint),
 		ListenPort: count(t.ListenPort), LastHandshake: stamp(t.LastHandshake), RxBytes: &t.RxBytes, TxBytes: &t.TxBytes,
 		Mtu: count(t.MTU), Error: t.Err, Drained: t.Drained, Bfd: bfdSession(t.bfd),
 		Encryption: t.Encryption(),
+		Rtt:        span(t.Path.RTT), MinRtt: span(t.Path.MinRTT), LossPercent: loss,
 	}
 }
 

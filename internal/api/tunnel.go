@@ -85,9 +85,9 @@ func (s *Service) WatchTunnels(req *fabricv1.WatchTunnelsRequest, stream fabricv
 	})
 }
 
-// sameBut says whether two are the same but for what counts up by itself: transfer, handshakes and packets.
+// sameBut says whether two are the same but for what counts up by itself: transfer, handshakes, packets and echoes.
 func (t tunnel) sameBut(u tunnel) bool {
-	u.RxBytes, u.TxBytes, u.LastHandshake = t.RxBytes, t.TxBytes, t.LastHandshake
+	u.RxBytes, u.TxBytes, u.LastHandshake, u.Path = t.RxBytes, t.TxBytes, t.LastHandshake, t.Path
 	if t.TunnelState != u.TunnelState || (t.bfd == nil) != (u.bfd == nil) {
 		return false
 	}

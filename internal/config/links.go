@@ -86,7 +86,7 @@ func (d *Document) neighbours(site *Site, own *Gateway, pairs map[[2]string][]Tu
 			}
 			tunnels, override := pairs[pairKey(own.Name, g.Name)]
 			if !override {
-				tunnels = d.Links.Tunnels
+				tunnels = d.Links.usual(own.Name, g.Name)
 			}
 			if len(tunnels) > 0 {
 				near = append(near, neighbour{s, g, first + j, tunnels})

@@ -369,8 +369,11 @@ type Set struct {
 
 // Links says which gateways are joined.
 type Links struct {
-	// Mesh is "full" (default) or "communities" (F6).
-	Mesh string `yaml:"mesh,omitempty" json:"mesh,omitempty" jsonschema:"enum=full,enum=communities"`
+	// Mesh is "full" (default), "communities" (F6), or "hub": every gateway is linked with each of Hubs, and with no other.
+	Mesh string `yaml:"mesh,omitempty" json:"mesh,omitempty" jsonschema:"enum=full,enum=communities,enum=hub"`
+	// Hubs are gateways that two others which are not linked reach each other over, in order of preference, wherever both are linked
+	// with it. A hub forwards between tunnels what the two send each other, and does not look into it.
+	Hubs []string `yaml:"hubs,omitempty" json:"hubs,omitempty"`
 	// Communities are sets of sites whose gateways are joined pairwise, when Mesh is "communities".
 	Communities []Community `yaml:"communities,omitempty" json:"communities,omitempty"`
 	// Tunnels is what a link has unless Pairs says otherwise, the preferred first. Default one "wireguard". Their ports depend on
@@ -390,7 +393,8 @@ type Community struct {
 type LinkPair struct {
 	// Between are exactly two gateway names.
 	Between []string `yaml:"between" json:"between"`
-	// Tunnels, the preferred first; an empty list means that these two gateways are not linked.
+	// Tunnels, the preferred first; an empty list means that these two gateways are not linked. With Mesh "hub" a pair of two that are no
+	// hubs links them directly.
 	Tunnels []Tunnel `yaml:"tunnels" json:"tunnels"`
 }
 

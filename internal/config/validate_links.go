@@ -10,10 +10,11 @@ import (
 // links checks how the gateways are joined, and the ports this takes.
 func (v *validator) links() {
 	l := &v.doc.Links
-	v.oneOf("links.mesh", l.Mesh, "full", "communities")
-	if l.Mesh == "full" && len(l.Communities) > 0 {
-		v.add("links.communities", "write mesh: communities, or remove them", "communities mean nothing in a full mesh")
+	v.oneOf("links.mesh", l.Mesh, "full", "communities", meshHub)
+	if (l.Mesh == "full" || l.Mesh == meshHub) && len(l.Communities) > 0 {
+		v.add("links.communities", "write mesh: communities, or remove them", "communities mean nothing in a full mesh, nor around hubs")
 	}
+	v.hubs()
 	for i, c := range l.Communities {
 		v.linkCommunity(c, index("links.communities", i))
 	}

@@ -52,6 +52,8 @@ type Config struct {
 	Liveness Liveness
 	// BFD tells whether tunnels are alive whose plan has timers for it, and third-party peers. Nil: all tunnels are judged by Liveness.
 	BFD Sessions
+	// Paths measures the tunnels' paths. Nil: nothing is measured.
+	Paths Paths
 	// Repair is a connection to the kernel of its own for the routes to VTEPs: what Host reads must not hold a repair up. Default Host.
 	Repair kernel.Host
 	// Store keeps the plan.

@@ -44,15 +44,18 @@ type way struct {
 	hops  kernel.NextHop
 	// refused says why the group could not be written last time.
 	refused error
+	// transit is what decides beside the tunnels where the VTEP is reached over hubs, nil elsewhere.
+	transit *transit
 }
 
-// newWay is the way to a VTEP of a plan, with what is known of it from before.
-func newWay(v overlay.RemoteVTEP, ranks map[string]int, shared map[string]bool, before []*way) *way {
+// newWay is the way to a VTEP of a plan, with what is known of it from before. hubs are the places of the devices' hubs, from 0.
+func newWay(v overlay.RemoteVTEP, ranks, hubs map[string]int, shared map[string]bool, before []*way) *way {
 	w := &way{
 		key: vtepKey(v.Addr), devices: v.Devices, group: overlay.TunnelGroupID(v.Addr), members: map[string]uint32{}, shared: shared,
 	}
 	for _, d := range v.Devices {
-		w.ranks = append(w.ranks, ranks[d])
+		// Tunnels to different hubs are never of equal rank: the session across the hub watches one of them.
+		w.ranks = append(w.ranks, ranks[d]+hubs[d]*len(ranks))
 		w.members[d] = overlay.TunnelNextHopID(d)
 	}
 	if i := slices.IndexFunc(before, func(old *way) bool { return old.key == w.key }); i >= 0 {
@@ -106,11 +109,24 @@ func (w *way) groupOf(devices []string) kernel.NextHop {
 }
 
 // choose is the devices that the VTEP's route shall be over, all of one rank; none if there is no way.
-func (r *repair) choose(w *way, now time.Time) (chosen []string) {
+func (r *repair) choose(w *way, now time.Time) []string {
+	if w.transit == nil {
+		return r.best(w, false, now)
+	}
+	w.transit.lapse(w.hub(), now)
+	if chosen := r.best(w, true, now); len(chosen) > 0 {
+		return chosen
+	}
+	// Those that were blamed are better than none.
+	return r.best(w, false, now)
+}
+
+// best is the best of the way's devices; blameless: of those alone whose hub has not been blamed.
+func (r *repair) best(w *way, blameless bool, now time.Time) (chosen []string) {
 	grade, rank, unknown := gradeDead, 0, false
 	for i, d := range w.devices {
 		l := r.legs[d]
-		if l == nil {
+		if l == nil || blameless && w.transit.blamed[w.transit.hubs[i]] {
 			continue
 		}
 		unknown = unknown || l.unknown

@@ -150,7 +150,10 @@ func (e *Engine) routeVTEPs(p *pass, plan overlay.Plan, routes kind[kernel.Route
 		if len(r.devices) > 0 {
 			s.Device = r.devices[0]
 		}
-		s.Reason = e.vtepReason(v, s.Device) + e.sharing(r)
+		s.Reason = transitReason(plan, v, s.Device, e.vtepReason(v, s.Device)+e.sharing(r))
+		if r.down != "" && s.Device != "" {
+			s.Device, s.Devices, s.Reason = "", nil, r.down
+		}
 		was, known := e.vteps[v.Gateway]
 		known = known && was.Addr == v.Addr
 		s.Since = was.Since
@@ -159,8 +162,10 @@ func (e *Engine) routeVTEPs(p *pass, plan overlay.Plan, routes kind[kernel.Route
 			e.cfg.Log.Info("vtep route", "gateway", v.Gateway, "vtep", v.Addr, "device", strings.Join(s.Devices, ","), "was", strings.Join(was.Devices, ","), "reason", s.Reason)
 		}
 		vteps[v.Gateway] = s
-		for _, d := range s.Devices {
-			active[d] = true
+		if len(v.Via) == 0 {
+			for _, d := range s.Devices {
+				active[d] = true
+			}
 		}
 	}
 	e.vteps = vteps

@@ -28,6 +28,9 @@ var (
 	descNextHops     = desc("next_hops", "Next-hop objects of the plan by readiness.", "ready")
 	descProblems     = desc("problems", "Objects that are not as planned, by kind and status.", "kind", "status")
 	descDrained      = desc("tunnel_drained", "1 while the operator keeps traffic off the tunnel.", tunnelLabels...)
+	descRTT          = desc("tunnel_rtt_seconds", "Smoothed round-trip time of echoes over the tunnel; no series when none of the last 60 was answered.", tunnelLabels...)
+	descMinRTT       = desc("tunnel_rtt_min_seconds", "Least round-trip time of the last 60 echoes over the tunnel; no series when none was answered.", tunnelLabels...)
+	descLoss         = desc("tunnel_loss_ratio", "Share of the last 60 echoes over the tunnel that got no answer; no series before the first is decided.", tunnelLabels...)
 	sessionLabels    = []string{"session", "device"}
 	descSessionUp    = desc("bfd_session_up", "1 while the BFD session is up.", sessionLabels...)
 	descUps          = desc("bfd_session_ups_total", "How often the session came up.", sessionLabels...)
@@ -48,7 +51,7 @@ var (
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descTunnelUp, descTunnelActive, descRx, descTx, descHandshake, descVTEP, descNextHops, descProblems, descPlan,
-		descDrained, descSessionUp, descUps, descDowns, descDetection, descReceived, descSent, descDropped, descAllDropped, descOverflowed, descRealtime, descSwitched, descMoved, descSets} {
+		descRTT, descMinRTT, descLoss, descDrained, descSessionUp, descUps, descDowns, descDetection, descReceived, descSent, descDropped, descAllDropped, descOverflowed, descRealtime, descSwitched, descMoved, descSets} {
 		ch <- d
 	}
 }
@@ -74,6 +77,13 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 			at = float64(t.LastHandshake.UnixMilli()) / 1000
 		}
 		gauge(descHandshake, at, labels...)
+		if t.Path.RTT > 0 {
+			gauge(descRTT, t.Path.RTT.Seconds(), labels...)
+			gauge(descMinRTT, t.Path.MinRTT.Seconds(), labels...)
+		}
+		if loss, known := t.Path.Loss(); known {
+			gauge(descLoss, loss, labels...)
+		}
 	}
 	c.collectBFD(ch, s)
 	for _, v := range s.VTEPs {

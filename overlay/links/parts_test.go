@@ -375,7 +375,9 @@ func TestListenRefusesAFile(t *testing.T) {
 }
 
 func TestCollector(t *testing.T) {
-	_, e := running(t)
+	w, e := running(t)
+	e.cfg.Paths = &measured{states: map[string]PathState{b0: {RTT: time.Second / 4, MinRTT: time.Second / 8, Probes: 60, Lost: 15}, b1: {Probes: 60, Lost: 60}}}
+	w.settle(e)
 	c := NewCollector(e)
 	registry := prometheus.NewPedanticRegistry()
 	if err := registry.Register(c); err != nil {
@@ -398,9 +400,16 @@ func TestCollector(t *testing.T) {
 		}
 	}
 	text := strings.Join(got, "\n")
-	for _, want := range []string{"next_hops true 2", "next_hops false 0", "vtep_reachable b 1", "vtep_reachable c 1", "tunnel_active a/b/0 1", "tunnel_active a/b/1 0", "tunnel_up a/b/1 1"} {
+	for _, want := range []string{"next_hops true 2", "next_hops false 0", "vtep_reachable b 1", "vtep_reachable c 1", "tunnel_active a/b/0 1", "tunnel_active a/b/1 0", "tunnel_up a/b/1 1",
+		"tunnel_rtt_seconds a/b/0 0.25", "tunnel_rtt_min_seconds a/b/0 0.125", "tunnel_loss_ratio a/b/0 0.25", "tunnel_loss_ratio a/b/1 1"} {
 		if !slices.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	// Without answers there is no time, and without probes no share.
+	for _, none := range []string{"tunnel_rtt_seconds a/b/1", "tunnel_rtt_min_seconds a/b/1", "tunnel_rtt_seconds a/c/0", "tunnel_loss_ratio a/c/0"} {
+		if strings.Contains(text, none) {
+			t.Errorf("%q is in\n%s", none, text)
 		}
 	}
 }

@@ -140,6 +140,7 @@ func (e *Engine) pass(ctx context.Context) *pass {
 		}
 	}
 
+	e.watchPaths(plan)
 	e.configureSessions(p, plan, func(d string) bool { _, there := found[d]; return there })
 	states := e.bfdStates()
 	e.carrierStates = e.readCarriers(plan)
@@ -383,6 +384,7 @@ func problems(p *pass) []Object {
 // newState sums a pass up.
 func (e *Engine) newState(p *pass, plan overlay.Plan, carried map[string]bool, facts map[string]Facts, active map[string]bool, nextHops []NextHopState, states map[bfd.Path]bfd.Status) *State {
 	s := &State{Gateway: plan.Gateway, Digest: plan.Digest(), Version: version.Version, Started: e.started, NextHops: nextHops}
+	paths := e.pathStates()
 	for _, t := range plan.Tunnels {
 		f, is := facts[t.Device], e.tunnels[t.Device]
 		ts := TunnelState{
@@ -392,6 +394,7 @@ func (e *Engine) newState(p *pass, plan overlay.Plan, carried map[string]bool, f
 			Active:   active[t.Device],
 			Endpoint: f.Endpoint, ListenPort: f.ListenPort, LastHandshake: f.LastHandshake,
 			RxBytes: f.RxBytes, TxBytes: f.TxBytes, MTU: t.MTU, Drained: e.drained[t.Device],
+			Path: paths[t.Device],
 		}
 		if carried[t.Device] {
 			ts.Implementation = "userspace"

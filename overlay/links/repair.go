@@ -116,11 +116,15 @@ func (l *leg) grade(current bool, now time.Time) int {
 func (r *repair) changed(c bfd.Change) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	now := r.now()
 	device, ours := r.paths[c.Path]
-	if r.closed || !ours && r.watched(c) || !ours {
+	if r.closed || !ours && r.watched(c) {
 		return
 	}
-	now := r.now()
+	if !ours {
+		r.crossed(c, now)
+		return
+	}
 	r.legs[device].tell(c.Transition, now)
 	r.mend(device, now)
 }
@@ -149,31 +153,39 @@ func (l *leg) tell(t bfd.Transition, now time.Time) {
 // others now. The pass sees to what fails.
 func (r *repair) mend(device string, now time.Time) {
 	for _, w := range r.ways {
-		if !w.known || !slices.Contains(w.devices, device) {
-			continue
+		if slices.Contains(w.devices, device) {
+			r.correct(w, now)
 		}
-		want := r.choose(w, now)
-		if slices.Equal(want, w.current) {
-			continue
+	}
+}
+
+// correct writes the route of a VTEP, or the group it goes through, if it shall be over others now.
+func (r *repair) correct(w *way, now time.Time) {
+	if !w.known {
+		return
+	}
+	want := r.choose(w, now)
+	if slices.Equal(want, w.current) {
+		return
+	}
+	r.switched++
+	was := w.current
+	if len(want) == 0 {
+		// Routes that have another next hop leave first: nothing else stands between them and the traffic.
+		w.current = nil
+		r.moveSets(now)
+		w.current = was
+	}
+	want, _ = r.regroup(context.Background(), w, want, now)
+	if op := r.routeOp(w, want); op != nil {
+		r.generation++
+		if err := r.routes.Apply(context.Background(), []reconcile.Op[kernel.RouteKey, kernel.Route]{*op})[0]; err == nil {
+			w.wrote(op)
+			w.transit.moved(now)
 		}
-		r.switched++
-		was := w.current
-		if len(want) == 0 {
-			// Routes that have another next hop leave first: nothing else stands between them and the traffic.
-			w.current = nil
-			r.moveSets(now)
-			w.current = was
-		}
-		want, _ = r.regroup(context.Background(), w, want, now)
-		if op := r.routeOp(w, want); op != nil {
-			r.generation++
-			if err := r.routes.Apply(context.Background(), []reconcile.Op[kernel.RouteKey, kernel.Route]{*op})[0]; err == nil {
-				w.wrote(op)
-			}
-		}
-		if len(was) == 0 && len(w.current) > 0 {
-			r.moveSets(now)
-		}
+	}
+	if len(was) == 0 && len(w.current) > 0 {
+		r.moveSets(now)
 	}
 }
 
@@ -189,6 +201,8 @@ type outcome struct {
 	// devices of the route now; known is false if nobody knows.
 	devices []string
 	known   bool
+	// down says why the VTEP counts as unreachable though it has a route, "" if it does not.
+	down string
 	// op that was applied, nil if nothing had to be done, and its error.
 	op  *reconcile.Op[kernel.RouteKey, kernel.Route]
 	err error
@@ -212,7 +226,11 @@ func (r *repair) settle(ctx context.Context, generation uint64, have map[kernel.
 	for _, w := range r.ways {
 		var o outcome
 		if have != nil {
+			found := !w.known
 			w.see(have, hops)
+			if found && w.there && w.transit != nil {
+				w.transit.adopt(now)
+			}
 			var want []string
 			want, o.group = r.regroup(ctx, w, r.choose(w, now), now)
 			o.groupErr = w.refused
@@ -220,7 +238,7 @@ func (r *repair) settle(ctx context.Context, generation uint64, have map[kernel.
 				ops, ways = append(ops, *op), append(ways, w)
 			}
 		}
-		o.devices, o.known = w.current, w.known
+		o.devices, o.known, o.down = w.current, w.known, w.transit.down()
 		out[w.key] = o
 	}
 	if len(ops) == 0 {
@@ -230,9 +248,10 @@ func (r *repair) settle(ctx context.Context, generation uint64, have map[kernel.
 	for i, err := range r.routes.Apply(ctx, ops) {
 		if err == nil {
 			ways[i].wrote(&ops[i])
+			ways[i].transit.moved(now)
 		}
 		o := out[ops[i].Key]
-		o.devices, o.op, o.err = ways[i].current, &ops[i], err
+		o.devices, o.down, o.op, o.err = ways[i].current, ways[i].transit.down(), &ops[i], err
 		out[ops[i].Key] = o
 	}
 	return out, true
@@ -249,6 +268,11 @@ func (r *repair) next() time.Time {
 			if l.bfd && t.After(now) && (next.IsZero() || t.Before(next)) {
 				next = t
 			}
+		}
+	}
+	for _, w := range r.ways {
+		if w.transit != nil && w.transit.trust.After(now) && (next.IsZero() || w.transit.trust.Before(next)) {
+			next = w.transit.trust
 		}
 	}
 	for _, t := range r.setTimes() {

@@ -151,6 +151,9 @@ func (e *Engine) configureSessions(p *pass, plan overlay.Plan, exists func(devic
 		}
 		add(t.Name, c, nil)
 	}
+	for _, c := range transitConfigs(plan) {
+		add(c.Name, c, nil)
+	}
 	for _, s := range plan.Sessions {
 		c, err := sessionConfig(s)
 		add(s.Name, c, err)
@@ -209,7 +212,14 @@ func (r *repair) expect(plan overlay.Plan, drained map[string]bool, withBFD bool
 				own[d] = true
 			}
 		}
-		ways = append(ways, newWay(v, ranks, own, r.ways))
+		w := newWay(v, ranks, hubPlaces(plan, v), own, r.ways)
+		if withBFD && v.BFD != nil && len(v.Via) > 0 {
+			w.transit = newTransit(plan, v, now)
+			if i := slices.IndexFunc(r.ways, func(old *way) bool { return old.key == w.key }); i >= 0 {
+				w.transit.inherit(r.ways[i].transit)
+			}
+		}
+		ways = append(ways, w)
 	}
 	r.ways, r.own = ways, plan.VTEP
 	gateways := map[string]netip.Addr{}
@@ -232,6 +242,12 @@ func (r *repair) heard(states map[bfd.Path]bfd.Status, changes map[string]int) {
 		}
 	}
 	r.heardSets(states, changes)
+	for _, w := range r.ways {
+		if t := w.transit; t != nil && t.state == bfd.Down {
+			st := states[t.path]
+			t.excused = t.excused || st.State == bfd.Down && st.Remote == bfd.AdminDown && st.RemoteDiscriminator != 0
+		}
+	}
 }
 
 // counts are how many changes each leg has seen.
@@ -286,6 +302,9 @@ func sessionStates(plan overlay.Plan, states map[bfd.Path]bfd.Status, missing fu
 		if t.BFD != nil {
 			add(SessionState{Name: t.Name, Device: t.Device}, tunnelPath(t))
 		}
+	}
+	for _, c := range transitConfigs(plan) {
+		add(SessionState{Name: c.Name}, c.Path)
 	}
 	for _, s := range plan.Sessions {
 		add(SessionState{Name: s.Name, VRF: s.VRF, Peer: s.Peer}, sessionPath(s))

@@ -77,7 +77,7 @@ func (l *setLeg) pulse(now time.Time) pulse {
 	switch {
 	case l.vtep != nil && !l.vtep.known:
 		return uncertain
-	case l.vtep != nil && len(l.vtep.current) == 0:
+	case l.vtep != nil && (len(l.vtep.current) == 0 || l.vtep.transit.down() != ""):
 		return dead
 	case l.vtep != nil || l.watch == nil:
 		return alive

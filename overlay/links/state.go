@@ -136,6 +136,8 @@ type TunnelState struct {
 	Drained bool
 	// Err is what could not be applied.
 	Err string
+	// Path is what echoes over the tunnel tell.
+	Path PathState
 }
 
 // VTEPState is one remote VTEP as it is.

@@ -75,7 +75,7 @@ func planToWire(p overlay.Plan) *linksv1.Plan {
 		})
 	}
 	for _, v := range p.VTEPs {
-		w.Vteps = append(w.Vteps, &linksv1.RemoteVTEP{Gateway: v.Gateway, Addr: addrText(v.Addr), Devices: v.Devices, Problem: v.Problem})
+		w.Vteps = append(w.Vteps, &linksv1.RemoteVTEP{Gateway: v.Gateway, Addr: addrText(v.Addr), Devices: v.Devices, Problem: v.Problem, Via: v.Via, Bfd: timersToWire(v.BFD)})
 	}
 	for _, n := range p.NextHops {
 		w.NextHops = append(w.NextHops, &linksv1.NextHop{Id: n.ID, Device: n.Device, Gateway: addrText(n.Gateway), Vni: n.VNI, Vtep: addrText(n.VTEP)})
@@ -118,7 +118,10 @@ func planFromWire(w *linksv1.Plan) overlay.Plan {
 		})
 	}
 	for _, v := range w.GetVteps() {
-		p.VTEPs = append(p.VTEPs, overlay.RemoteVTEP{Gateway: v.GetGateway(), Addr: readAddr(v.GetAddr()), Devices: v.GetDevices(), Problem: v.GetProblem()})
+		p.VTEPs = append(p.VTEPs, overlay.RemoteVTEP{
+			Gateway: v.GetGateway(), Addr: readAddr(v.GetAddr()), Devices: v.GetDevices(), Problem: v.GetProblem(),
+			Via: v.GetVia(), BFD: timersFromWire(v.GetBfd()),
+		})
 	}
 	for _, n := range w.GetNextHops() {
 		p.NextHops = append(p.NextHops, overlay.NextHop{ID: n.GetId(), Device: n.GetDevice(), Gateway: readAddr(n.GetGateway()), VNI: n.GetVni(), VTEP: readAddr(n.GetVtep())})
@@ -165,6 +168,7 @@ func stateToWire(s *State) *linksv1.State {
 			State: t.State, Reason: t.Reason, Since: timeToWire(t.Since), Active: t.Active,
 			Endpoint: addrPortText(t.Endpoint), ListenPort: int32(t.ListenPort), LastHandshake: timeToWire(t.LastHandshake),
 			RxBytes: t.RxBytes, TxBytes: t.TxBytes, Mtu: int32(t.MTU), Error: t.Err, Drained: t.Drained,
+			Path: pathToWire(t.Path),
 		})
 	}
 	for _, v := range s.VTEPs {
@@ -198,6 +202,7 @@ func stateFromWire(w *linksv1.State) State {
 			State: t.GetState(), Reason: t.GetReason(), Since: timeFromWire(t.GetSince()), Active: t.GetActive(),
 			Endpoint: readAddrPort(t.GetEndpoint()), ListenPort: int(t.GetListenPort()), LastHandshake: timeFromWire(t.GetLastHandshake()),
 			RxBytes: t.GetRxBytes(), TxBytes: t.GetTxBytes(), MTU: int(t.GetMtu()), Err: t.GetError(), Drained: t.GetDrained(),
+			Path: pathFromWire(t.GetPath()),
 		})
 	}
 	for _, v := range w.GetVteps() {

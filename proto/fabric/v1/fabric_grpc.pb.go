@@ -82,8 +82,8 @@ type FabricServiceClient interface {
 	ListVrfs(ctx context.Context, in *ListVrfsRequest, opts ...grpc.CallOption) (*ListVrfsResponse, error)
 	// ListTunnels returns the tunnels to other gateways, each with its BFD session.
 	ListTunnels(ctx context.Context, in *ListTunnelsRequest, opts ...grpc.CallOption) (*ListTunnelsResponse, error)
-	// WatchTunnels streams the tunnels, first as they are, then each change, until the caller cancels. Transfer, handshakes and
-	// packet counters alone are no change.
+	// WatchTunnels streams the tunnels, first as they are, then each change, until the caller cancels. Transfer, handshakes,
+	// packet counters, round-trip times and loss alone are no change.
 	WatchTunnels(ctx context.Context, in *WatchTunnelsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTunnelsResponse], error)
 	// DrainTunnel takes traffic off a tunnel as long as another to the same gateway is up, and answers once it has moved. It is no
 	// change of the document. FAILED_PRECONDITION without force where the tunnel is the only one that is up.
@@ -554,8 +554,8 @@ type FabricServiceServer interface {
 	ListVrfs(context.Context, *ListVrfsRequest) (*ListVrfsResponse, error)
 	// ListTunnels returns the tunnels to other gateways, each with its BFD session.
 	ListTunnels(context.Context, *ListTunnelsRequest) (*ListTunnelsResponse, error)
-	// WatchTunnels streams the tunnels, first as they are, then each change, until the caller cancels. Transfer, handshakes and
-	// packet counters alone are no change.
+	// WatchTunnels streams the tunnels, first as they are, then each change, until the caller cancels. Transfer, handshakes,
+	// packet counters, round-trip times and loss alone are no change.
 	WatchTunnels(*WatchTunnelsRequest, grpc.ServerStreamingServer[WatchTunnelsResponse]) error
 	// DrainTunnel takes traffic off a tunnel as long as another to the same gateway is up, and answers once it has moved. It is no
 	// change of the document. FAILED_PRECONDITION without force where the tunnel is the only one that is up.

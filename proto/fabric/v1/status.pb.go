@@ -984,6 +984,12 @@ type Tunnel struct {
 	Drained bool `protobuf:"varint,18,opt,name=drained,proto3" json:"drained,omitempty"`
 	// The BFD session on it; absent where there is none.
 	Bfd *BfdSession `protobuf:"bytes,19,opt,name=bfd,proto3" json:"bfd,omitempty"`
+	// Smoothed round-trip time (RFC 6298) of ICMPv6 echoes over the tunnel, one per second; absent when none of the last 60 was answered.
+	Rtt *durationpb.Duration `protobuf:"bytes,20,opt,name=rtt,proto3" json:"rtt,omitempty"`
+	// The least round-trip time of the last 60 echoes; absent likewise.
+	MinRtt *durationpb.Duration `protobuf:"bytes,21,opt,name=min_rtt,json=minRtt,proto3" json:"min_rtt,omitempty"`
+	// How many of the last 60 echoes got no answer, in percent; absent before the first is decided.
+	LossPercent *float64 `protobuf:"fixed64,22,opt,name=loss_percent,json=lossPercent,proto3,oneof" json:"loss_percent,omitempty"`
 	// What protects the packets in it: "wireguard" or "none".
 	Encryption    string `protobuf:"bytes,30,opt,name=encryption,proto3" json:"encryption,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1151,6 +1157,27 @@ func (x *Tunnel) GetBfd() *BfdSession {
 		return x.Bfd
 	}
 	return nil
+}
+
+func (x *Tunnel) GetRtt() *durationpb.Duration {
+	if x != nil {
+		return x.Rtt
+	}
+	return nil
+}
+
+func (x *Tunnel) GetMinRtt() *durationpb.Duration {
+	if x != nil {
+		return x.MinRtt
+	}
+	return nil
+}
+
+func (x *Tunnel) GetLossPercent() float64 {
+	if x != nil && x.LossPercent != nil {
+		return *x.LossPercent
+	}
+	return 0
 }
 
 func (x *Tunnel) GetEncryption() string {
@@ -1881,7 +1908,7 @@ const file_fabric_v1_status_proto_rawDesc = "" +
 	"\tCandidate\x12&\n" +
 	"\x05route\x18\x01 \x01(\v2\x10.fabric.v1.RouteR\x05route\x12\x12\n" +
 	"\x04best\x18\x02 \x01(\bR\x04best\x12\x10\n" +
-	"\x03why\x18\x03 \x01(\tR\x03why\"\x87\x05\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\"\xa1\x06\n" +
 	"\x06Tunnel\x12\x16\n" +
 	"\x06remote\x18\x01 \x01(\tR\x06remote\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -1903,13 +1930,17 @@ const file_fabric_v1_status_proto_rawDesc = "" +
 	"\x03mtu\x18\x10 \x01(\rR\x03mtu\x12\x14\n" +
 	"\x05error\x18\x11 \x01(\tR\x05error\x12\x18\n" +
 	"\adrained\x18\x12 \x01(\bR\adrained\x12'\n" +
-	"\x03bfd\x18\x13 \x01(\v2\x15.fabric.v1.BfdSessionR\x03bfd\x12\x1e\n" +
+	"\x03bfd\x18\x13 \x01(\v2\x15.fabric.v1.BfdSessionR\x03bfd\x12+\n" +
+	"\x03rtt\x18\x14 \x01(\v2\x19.google.protobuf.DurationR\x03rtt\x122\n" +
+	"\amin_rtt\x18\x15 \x01(\v2\x19.google.protobuf.DurationR\x06minRtt\x12&\n" +
+	"\floss_percent\x18\x16 \x01(\x01H\x03R\vlossPercent\x88\x01\x01\x12\x1e\n" +
 	"\n" +
 	"encryption\x18\x1e \x01(\tR\n" +
 	"encryptionB\a\n" +
 	"\x05_rankB\v\n" +
 	"\t_rx_bytesB\v\n" +
-	"\t_tx_bytes\"v\n" +
+	"\t_tx_bytesB\x0f\n" +
+	"\r_loss_percent\"v\n" +
 	"\fTunnelChange\x12)\n" +
 	"\x06tunnel\x18\x01 \x01(\v2\x11.fabric.v1.TunnelR\x06tunnel\x12\x16\n" +
 	"\x06active\x18\x02 \x01(\tR\x06active\x12#\n" +
@@ -2016,18 +2047,20 @@ var file_fabric_v1_status_proto_depIdxs = []int32{
 	13, // 5: fabric.v1.Tunnel.since:type_name -> google.protobuf.Timestamp
 	13, // 6: fabric.v1.Tunnel.last_handshake:type_name -> google.protobuf.Timestamp
 	8,  // 7: fabric.v1.Tunnel.bfd:type_name -> fabric.v1.BfdSession
-	6,  // 8: fabric.v1.TunnelChange.tunnel:type_name -> fabric.v1.Tunnel
-	13, // 9: fabric.v1.BfdSession.since:type_name -> google.protobuf.Timestamp
-	14, // 10: fabric.v1.BfdSession.tx_interval:type_name -> google.protobuf.Duration
-	14, // 11: fabric.v1.BfdSession.detection:type_name -> google.protobuf.Duration
-	12, // 12: fabric.v1.BfdSession.dropped:type_name -> fabric.v1.BfdSession.DroppedEntry
-	10, // 13: fabric.v1.Cloud.entries:type_name -> fabric.v1.CloudEntry
-	13, // 14: fabric.v1.Cloud.last_sync:type_name -> google.protobuf.Timestamp
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	14, // 8: fabric.v1.Tunnel.rtt:type_name -> google.protobuf.Duration
+	14, // 9: fabric.v1.Tunnel.min_rtt:type_name -> google.protobuf.Duration
+	6,  // 10: fabric.v1.TunnelChange.tunnel:type_name -> fabric.v1.Tunnel
+	13, // 11: fabric.v1.BfdSession.since:type_name -> google.protobuf.Timestamp
+	14, // 12: fabric.v1.BfdSession.tx_interval:type_name -> google.protobuf.Duration
+	14, // 13: fabric.v1.BfdSession.detection:type_name -> google.protobuf.Duration
+	12, // 14: fabric.v1.BfdSession.dropped:type_name -> fabric.v1.BfdSession.DroppedEntry
+	10, // 15: fabric.v1.Cloud.entries:type_name -> fabric.v1.CloudEntry
+	13, // 16: fabric.v1.Cloud.last_sync:type_name -> google.protobuf.Timestamp
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_fabric_v1_status_proto_init() }

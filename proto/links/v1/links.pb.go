@@ -904,7 +904,12 @@ type RemoteVTEP struct {
 	// Devices in rank order.
 	Devices []string `protobuf:"bytes,3,rep,name=devices,proto3" json:"devices,omitempty"`
 	// Problem says why there are no devices.
-	Problem       string `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
+	Problem string `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
+	// Via are the hubs that lead to it, in order of preference, where there are no tunnels of its own: the devices are then those of the
+	// tunnels to the hubs.
+	Via []string `protobuf:"bytes,5,rep,name=via,proto3" json:"via,omitempty"`
+	// Bfd is the multihop session across a hub, between the VTEPs.
+	Bfd           *BFD `protobuf:"bytes,6,opt,name=bfd,proto3" json:"bfd,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -965,6 +970,20 @@ func (x *RemoteVTEP) GetProblem() string {
 		return x.Problem
 	}
 	return ""
+}
+
+func (x *RemoteVTEP) GetVia() []string {
+	if x != nil {
+		return x.Via
+	}
+	return nil
+}
+
+func (x *RemoteVTEP) GetBfd() *BFD {
+	if x != nil {
+		return x.Bfd
+	}
+	return nil
 }
 
 // NextHop is a next-hop object: a remote VTEP on one VXLAN device.
@@ -1871,7 +1890,9 @@ type TunnelState struct {
 	Mtu           int32                  `protobuf:"varint,16,opt,name=mtu,proto3" json:"mtu,omitempty"`
 	Error         string                 `protobuf:"bytes,17,opt,name=error,proto3" json:"error,omitempty"`
 	// Drained: the operator has taken traffic off this tunnel as long as there is another.
-	Drained       bool `protobuf:"varint,18,opt,name=drained,proto3" json:"drained,omitempty"`
+	Drained bool `protobuf:"varint,18,opt,name=drained,proto3" json:"drained,omitempty"`
+	// Path is what echoes over the tunnel tell; none when nothing was measured yet.
+	Path          *Path `protobuf:"bytes,19,opt,name=path,proto3" json:"path,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2032,6 +2053,84 @@ func (x *TunnelState) GetDrained() bool {
 	return false
 }
 
+func (x *TunnelState) GetPath() *Path {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+// Path is what the last 60 ICMPv6 echoes over a tunnel, one per second, tell.
+type Path struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Smoothed round-trip time (RFC 6298) and the least of the last 60; none when no echo was answered.
+	Rtt    *durationpb.Duration `protobuf:"bytes,1,opt,name=rtt,proto3" json:"rtt,omitempty"`
+	MinRtt *durationpb.Duration `protobuf:"bytes,2,opt,name=min_rtt,json=minRtt,proto3" json:"min_rtt,omitempty"`
+	// Probes that were answered or waited for in vain; lost are the latter.
+	Probes        uint32 `protobuf:"varint,3,opt,name=probes,proto3" json:"probes,omitempty"`
+	Lost          uint32 `protobuf:"varint,4,opt,name=lost,proto3" json:"lost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Path) Reset() {
+	*x = Path{}
+	mi := &file_links_v1_links_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Path) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Path) ProtoMessage() {}
+
+func (x *Path) ProtoReflect() protoreflect.Message {
+	mi := &file_links_v1_links_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Path.ProtoReflect.Descriptor instead.
+func (*Path) Descriptor() ([]byte, []int) {
+	return file_links_v1_links_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Path) GetRtt() *durationpb.Duration {
+	if x != nil {
+		return x.Rtt
+	}
+	return nil
+}
+
+func (x *Path) GetMinRtt() *durationpb.Duration {
+	if x != nil {
+		return x.MinRtt
+	}
+	return nil
+}
+
+func (x *Path) GetProbes() uint32 {
+	if x != nil {
+		return x.Probes
+	}
+	return 0
+}
+
+func (x *Path) GetLost() uint32 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
 // VTEPState is one remote VTEP as it is.
 type VTEPState struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -2049,7 +2148,7 @@ type VTEPState struct {
 
 func (x *VTEPState) Reset() {
 	*x = VTEPState{}
-	mi := &file_links_v1_links_proto_msgTypes[22]
+	mi := &file_links_v1_links_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +2160,7 @@ func (x *VTEPState) String() string {
 func (*VTEPState) ProtoMessage() {}
 
 func (x *VTEPState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[22]
+	mi := &file_links_v1_links_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +2173,7 @@ func (x *VTEPState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VTEPState.ProtoReflect.Descriptor instead.
 func (*VTEPState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{22}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *VTEPState) GetGateway() string {
@@ -2136,7 +2235,7 @@ type NextHopState struct {
 
 func (x *NextHopState) Reset() {
 	*x = NextHopState{}
-	mi := &file_links_v1_links_proto_msgTypes[23]
+	mi := &file_links_v1_links_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2148,7 +2247,7 @@ func (x *NextHopState) String() string {
 func (*NextHopState) ProtoMessage() {}
 
 func (x *NextHopState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[23]
+	mi := &file_links_v1_links_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2161,7 +2260,7 @@ func (x *NextHopState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextHopState.ProtoReflect.Descriptor instead.
 func (*NextHopState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{23}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *NextHopState) GetId() uint32 {
@@ -2221,7 +2320,7 @@ type ObjectState struct {
 
 func (x *ObjectState) Reset() {
 	*x = ObjectState{}
-	mi := &file_links_v1_links_proto_msgTypes[24]
+	mi := &file_links_v1_links_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2233,7 +2332,7 @@ func (x *ObjectState) String() string {
 func (*ObjectState) ProtoMessage() {}
 
 func (x *ObjectState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[24]
+	mi := &file_links_v1_links_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2246,7 +2345,7 @@ func (x *ObjectState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectState.ProtoReflect.Descriptor instead.
 func (*ObjectState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{24}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ObjectState) GetKind() string {
@@ -2363,13 +2462,15 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\x03bfd\x18\x0e \x01(\v2\r.links.v1.BFDR\x03bfd\x12+\n" +
 	"\acarrier\x18\x14 \x01(\v2\x11.links.v1.CarrierR\acarrier\x12\x14\n" +
 	"\x05local\x18\x1e \x01(\tR\x05local\x12\x10\n" +
-	"\x03vni\x18\x1f \x01(\rR\x03vni\"n\n" +
+	"\x03vni\x18\x1f \x01(\rR\x03vni\"\xa1\x01\n" +
 	"\n" +
 	"RemoteVTEP\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\tR\x04addr\x12\x18\n" +
 	"\adevices\x18\x03 \x03(\tR\adevices\x12\x18\n" +
-	"\aproblem\x18\x04 \x01(\tR\aproblem\"q\n" +
+	"\aproblem\x18\x04 \x01(\tR\aproblem\x12\x10\n" +
+	"\x03via\x18\x05 \x03(\tR\x03via\x12\x1f\n" +
+	"\x03bfd\x18\x06 \x01(\v2\r.links.v1.BFDR\x03bfd\"q\n" +
 	"\aNextHop\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x18\n" +
@@ -2442,7 +2543,7 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\aproblem\x18\x16 \x01(\tR\aproblem\x1a:\n" +
 	"\fDroppedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x91\x04\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xb5\x04\n" +
 	"\vTunnelState\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -2463,7 +2564,13 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\btx_bytes\x18\x0f \x01(\x04R\atxBytes\x12\x10\n" +
 	"\x03mtu\x18\x10 \x01(\x05R\x03mtu\x12\x14\n" +
 	"\x05error\x18\x11 \x01(\tR\x05error\x12\x18\n" +
-	"\adrained\x18\x12 \x01(\bR\adrained\"\xb5\x01\n" +
+	"\adrained\x18\x12 \x01(\bR\adrained\x12\"\n" +
+	"\x04path\x18\x13 \x01(\v2\x0e.links.v1.PathR\x04path\"\x93\x01\n" +
+	"\x04Path\x12+\n" +
+	"\x03rtt\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03rtt\x122\n" +
+	"\amin_rtt\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06minRtt\x12\x16\n" +
+	"\x06probes\x18\x03 \x01(\rR\x06probes\x12\x12\n" +
+	"\x04lost\x18\x04 \x01(\rR\x04lost\"\xb5\x01\n" +
 	"\tVTEPState\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\tR\x04addr\x12\x16\n" +
@@ -2508,7 +2615,7 @@ func file_links_v1_links_proto_rawDescGZIP() []byte {
 }
 
 var file_links_v1_links_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_links_v1_links_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_links_v1_links_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_links_v1_links_proto_goTypes = []any{
 	(Status)(0),                   // 0: links.v1.Status
 	(*Plan)(nil),                  // 1: links.v1.Plan
@@ -2533,12 +2640,13 @@ var file_links_v1_links_proto_goTypes = []any{
 	(*SetState)(nil),              // 20: links.v1.SetState
 	(*SessionState)(nil),          // 21: links.v1.SessionState
 	(*TunnelState)(nil),           // 22: links.v1.TunnelState
-	(*VTEPState)(nil),             // 23: links.v1.VTEPState
-	(*NextHopState)(nil),          // 24: links.v1.NextHopState
-	(*ObjectState)(nil),           // 25: links.v1.ObjectState
-	nil,                           // 26: links.v1.SessionState.DroppedEntry
-	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
+	(*Path)(nil),                  // 23: links.v1.Path
+	(*VTEPState)(nil),             // 24: links.v1.VTEPState
+	(*NextHopState)(nil),          // 25: links.v1.NextHopState
+	(*ObjectState)(nil),           // 26: links.v1.ObjectState
+	nil,                           // 27: links.v1.SessionState.DroppedEntry
+	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
 }
 var file_links_v1_links_proto_depIdxs = []int32{
 	8,  // 0: links.v1.Plan.tunnels:type_name -> links.v1.Tunnel
@@ -2551,39 +2659,43 @@ var file_links_v1_links_proto_depIdxs = []int32{
 	6,  // 7: links.v1.Session.bfd:type_name -> links.v1.BFD
 	6,  // 8: links.v1.Tunnel.bfd:type_name -> links.v1.BFD
 	5,  // 9: links.v1.Tunnel.carrier:type_name -> links.v1.Carrier
-	1,  // 10: links.v1.ApplyRequest.plan:type_name -> links.v1.Plan
-	25, // 11: links.v1.ApplyResponse.objects:type_name -> links.v1.ObjectState
-	20, // 12: links.v1.ApplyResponse.sets:type_name -> links.v1.SetState
-	19, // 13: links.v1.GetResponse.state:type_name -> links.v1.State
-	19, // 14: links.v1.WatchResponse.state:type_name -> links.v1.State
-	27, // 15: links.v1.State.started:type_name -> google.protobuf.Timestamp
-	22, // 16: links.v1.State.tunnels:type_name -> links.v1.TunnelState
-	23, // 17: links.v1.State.vteps:type_name -> links.v1.VTEPState
-	24, // 18: links.v1.State.next_hops:type_name -> links.v1.NextHopState
-	25, // 19: links.v1.State.problems:type_name -> links.v1.ObjectState
-	21, // 20: links.v1.State.sessions:type_name -> links.v1.SessionState
-	20, // 21: links.v1.State.sets:type_name -> links.v1.SetState
-	27, // 22: links.v1.SessionState.since:type_name -> google.protobuf.Timestamp
-	28, // 23: links.v1.SessionState.tx_interval:type_name -> google.protobuf.Duration
-	28, // 24: links.v1.SessionState.detection:type_name -> google.protobuf.Duration
-	26, // 25: links.v1.SessionState.dropped:type_name -> links.v1.SessionState.DroppedEntry
-	27, // 26: links.v1.TunnelState.since:type_name -> google.protobuf.Timestamp
-	27, // 27: links.v1.TunnelState.last_handshake:type_name -> google.protobuf.Timestamp
-	27, // 28: links.v1.VTEPState.since:type_name -> google.protobuf.Timestamp
-	0,  // 29: links.v1.ObjectState.status:type_name -> links.v1.Status
-	11, // 30: links.v1.LinksService.Apply:input_type -> links.v1.ApplyRequest
-	13, // 31: links.v1.LinksService.Get:input_type -> links.v1.GetRequest
-	15, // 32: links.v1.LinksService.Watch:input_type -> links.v1.WatchRequest
-	16, // 33: links.v1.LinksService.Drain:input_type -> links.v1.DrainRequest
-	12, // 34: links.v1.LinksService.Apply:output_type -> links.v1.ApplyResponse
-	14, // 35: links.v1.LinksService.Get:output_type -> links.v1.GetResponse
-	18, // 36: links.v1.LinksService.Watch:output_type -> links.v1.WatchResponse
-	17, // 37: links.v1.LinksService.Drain:output_type -> links.v1.DrainResponse
-	34, // [34:38] is the sub-list for method output_type
-	30, // [30:34] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	6,  // 10: links.v1.RemoteVTEP.bfd:type_name -> links.v1.BFD
+	1,  // 11: links.v1.ApplyRequest.plan:type_name -> links.v1.Plan
+	26, // 12: links.v1.ApplyResponse.objects:type_name -> links.v1.ObjectState
+	20, // 13: links.v1.ApplyResponse.sets:type_name -> links.v1.SetState
+	19, // 14: links.v1.GetResponse.state:type_name -> links.v1.State
+	19, // 15: links.v1.WatchResponse.state:type_name -> links.v1.State
+	28, // 16: links.v1.State.started:type_name -> google.protobuf.Timestamp
+	22, // 17: links.v1.State.tunnels:type_name -> links.v1.TunnelState
+	24, // 18: links.v1.State.vteps:type_name -> links.v1.VTEPState
+	25, // 19: links.v1.State.next_hops:type_name -> links.v1.NextHopState
+	26, // 20: links.v1.State.problems:type_name -> links.v1.ObjectState
+	21, // 21: links.v1.State.sessions:type_name -> links.v1.SessionState
+	20, // 22: links.v1.State.sets:type_name -> links.v1.SetState
+	28, // 23: links.v1.SessionState.since:type_name -> google.protobuf.Timestamp
+	29, // 24: links.v1.SessionState.tx_interval:type_name -> google.protobuf.Duration
+	29, // 25: links.v1.SessionState.detection:type_name -> google.protobuf.Duration
+	27, // 26: links.v1.SessionState.dropped:type_name -> links.v1.SessionState.DroppedEntry
+	28, // 27: links.v1.TunnelState.since:type_name -> google.protobuf.Timestamp
+	28, // 28: links.v1.TunnelState.last_handshake:type_name -> google.protobuf.Timestamp
+	23, // 29: links.v1.TunnelState.path:type_name -> links.v1.Path
+	29, // 30: links.v1.Path.rtt:type_name -> google.protobuf.Duration
+	29, // 31: links.v1.Path.min_rtt:type_name -> google.protobuf.Duration
+	28, // 32: links.v1.VTEPState.since:type_name -> google.protobuf.Timestamp
+	0,  // 33: links.v1.ObjectState.status:type_name -> links.v1.Status
+	11, // 34: links.v1.LinksService.Apply:input_type -> links.v1.ApplyRequest
+	13, // 35: links.v1.LinksService.Get:input_type -> links.v1.GetRequest
+	15, // 36: links.v1.LinksService.Watch:input_type -> links.v1.WatchRequest
+	16, // 37: links.v1.LinksService.Drain:input_type -> links.v1.DrainRequest
+	12, // 38: links.v1.LinksService.Apply:output_type -> links.v1.ApplyResponse
+	14, // 39: links.v1.LinksService.Get:output_type -> links.v1.GetResponse
+	18, // 40: links.v1.LinksService.Watch:output_type -> links.v1.WatchResponse
+	17, // 41: links.v1.LinksService.Drain:output_type -> links.v1.DrainResponse
+	38, // [38:42] is the sub-list for method output_type
+	34, // [34:38] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_links_v1_links_proto_init() }
@@ -2597,7 +2709,7 @@ func file_links_v1_links_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_links_v1_links_proto_rawDesc), len(file_links_v1_links_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
