@@ -102,6 +102,9 @@ func (c *checker) path(ctx context.Context, limitMs float64) error {
 	var all pathFigures
 	if err := c.repeat("path", func() (bool, error) {
 		var f pathFigures
+		if err := x.refresh(ctx); err != nil {
+			return false, err
+		}
 		if err := f.trial(ctx, x, prefixes); err != nil {
 			return false, err
 		}
@@ -175,7 +178,7 @@ func (c *checker) loss(ctx context.Context, kinds []string, duration time.Durati
 func linksCheck(ctx context.Context, args []string, out *json.Encoder) error {
 	fs := flag.NewFlagSet("bench links-check", flag.ContinueOnError)
 	trials := fs.Int("trials", 3, "failovers of each kind")
-	kinds := fs.String("tunnels", "wireguard,wireguard", "kinds of the tunnels in rank order")
+	kinds := fs.String("tunnels", "wireguard,tls", "kinds of the tunnels in rank order")
 	if err := parse(fs, args); err != nil {
 		return err
 	}
