@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -121,6 +122,16 @@ func (p *process) alive(name string) error {
 		return fmt.Errorf("%s %w: %s", name, errEnded, p.lastWords())
 	default:
 		return nil
+	}
+}
+
+// tell prints the lines of fabric-links' log with one of these texts: why something has happened that should not.
+func (g *gateway) tell(texts ...string) {
+	log, _ := os.ReadFile(filepath.Join(g.dir, "fabric-links.log"))
+	for line := range strings.Lines(string(log)) {
+		if slices.ContainsFunc(texts, func(s string) bool { return strings.Contains(line, s) }) {
+			say("%s: %s", g.name, strings.TrimSpace(line))
+		}
 	}
 }
 

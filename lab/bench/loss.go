@@ -54,6 +54,10 @@ func loss(ctx context.Context, p programs, o lossParams) (f lossFigures, err err
 		}
 		say("%v left: %d switches", time.Until(end).Round(time.Second), f.switches)
 	}
+	if f.switches > 0 {
+		w.a.tell("vtep route", "BFD session changed")
+		w.b.tell("vtep route", "BFD session changed")
+	}
 	r, err := reportAll(w.toA, w.toB)
 	if err != nil {
 		return f, err
