@@ -327,6 +327,7 @@ func (s *server) attach(ctx context.Context, n *neighbour) {
 			return
 		}
 	}
+	n.armed = false
 	if err := s.gobgp.AddPeer(ctx, &api.AddPeerRequest{Peer: s.describe(n)}); err != nil {
 		n.fail("GoBGP refuses it", err)
 		return
@@ -445,13 +446,24 @@ func (s *server) describe(n *neighbour) *api.Peer {
 	for _, name := range p.Families {
 		f := families[name]
 		family := &api.Family{Afi: api.Family_Afi(f.Afi()), Safi: api.Family_Safi(f.Safi())}
-		out.AfiSafis = append(out.AfiSafis, &api.AfiSafi{
+		a := &api.AfiSafi{
 			Config:            &api.AfiSafiConfig{Family: family, Enabled: true},
 			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: true}},
-			PrefixLimits:      &api.PrefixLimit{Family: family, MaxPrefixes: uint32(n.fuse())},
-		})
+		}
+		if n.armed {
+			a.PrefixLimits = &api.PrefixLimit{Family: family, MaxPrefixes: uint32(n.fuse())}
+		}
+		out.AfiSafis = append(out.AfiSafis, a)
 	}
 	return out
+}
+
+// arm gives GoBGP the limit that the neighbour has passed: it closes the session at once.
+func (s *server) arm(ctx context.Context, n *neighbour) {
+	n.armed = true
+	if _, err := s.gobgp.UpdatePeer(ctx, &api.UpdatePeerRequest{Peer: s.describe(n)}); err != nil {
+		n.log.Error("GoBGP does not take the limit that protects memory", "err", err)
+	}
 }
 
 // rejudge puts all that a neighbour has sent through guard and policy again.

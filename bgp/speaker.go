@@ -359,6 +359,9 @@ func (s *Speaker) receive(ctx context.Context) {
 			}
 			if ev.path != nil {
 				n.receive(ev.path, &out)
+				if n.blown() {
+					v.arm(ctx, n)
+				}
 				if len(out.updates)+len(out.withdraws) >= 4096 {
 					out.flush(s.cfg.RIB)
 				}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -29,7 +30,7 @@ func buildPrograms(ctx context.Context, dir, version string) (programs, error) {
 		return programs{}, err
 	}
 	say("building fabric-site and fabric-links")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w -X fabric/internal/version.Version="+version,
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-X fabric/internal/version.Version="+version,
 		"-o", dir+"/", "fabric/cmd/fabric-site", "fabric/cmd/fabric-links")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -121,6 +122,16 @@ func (p *process) alive(name string) error {
 		return fmt.Errorf("%s %w: %s", name, errEnded, p.lastWords())
 	default:
 		return nil
+	}
+}
+
+// tell prints the lines of fabric-links' log with one of these texts: why something has happened that should not.
+func (g *gateway) tell(texts ...string) {
+	log, _ := os.ReadFile(filepath.Join(g.dir, "fabric-links.log"))
+	for line := range strings.Lines(string(log)) {
+		if slices.ContainsFunc(texts, func(s string) bool { return strings.Contains(line, s) }) {
+			say("%s: %s", g.name, strings.TrimSpace(line))
+		}
 	}
 }
 

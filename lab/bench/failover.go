@@ -152,7 +152,7 @@ func benchFailover(ctx context.Context, args []string, out *json.Encoder) error 
 	trials := fs.Int("trials", 30, "how often a tunnel fails, for each interval")
 	intervals := fs.String("bfd", "200,50", "BFD intervals of tunnels in milliseconds, one run each; the multiplier is 3")
 	prefixes := fs.Int("prefixes", 10000, "prefixes behind the tunnel")
-	kinds := fs.String("tunnels", "wireguard,wireguard", "kinds of the tunnels in rank order")
+	kinds := fs.String("tunnels", "wireguard,tls", "kinds of the tunnels in rank order")
 	sizes := fs.String("path-prefixes", "1000,10000,100000", "prefixes behind the two third-party paths, one run each")
 	pathTrials := fs.Int("path-trials", 5, "how often a third-party path fails, for each size and router")
 	who := fs.String("who", "fabric,frr,bird", "routers whose third-party path fails")

@@ -210,7 +210,7 @@ func TestMeasureUsage(t *testing.T) {
 	for _, line := range []string{
 		"failover -trials 0", "failover -bfd 5", "failover -bfd 50,x", "failover -path-prefixes 1", "failover -who cisco", "failover -what all", "failover -tunnels wireguard",
 		"failover -tunnels wireguard,gre", "failover more", "failover -prefixes 300000", "loss -duration 0s", "loss -percent 100", "loss -nat 0", "loss -tunnels gre", "loss -bfd x",
-		"restart -trials 0", "restart -how reboot", "restart -prefixes 0", "restart -restart-time 1ms", "links-check -trials 0", "links-check -tunnels wireguard", "links-check more",
+		"restart -trials 0", "restart -how reboot", "restart -prefixes 0", "restart -restart-time 1ms", "links-check -trials 0", "links-check -tunnels tls", "links-check more",
 	} {
 		if err := run(t.Context(), strings.Fields(line), nil, io.Discard); !errors.Is(err, errUsage) {
 			t.Errorf("%q: %v, want wrong usage", line, err)

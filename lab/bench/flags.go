@@ -70,4 +70,4 @@ func prepare(ctx context.Context) (dir string, p programs, err error) {
 }
 
 // tunnelKinds are the kinds of tunnels that can be measured.
-var tunnelKinds = []string{"wireguard"}
+var tunnelKinds = []string{"wireguard", "tls"}

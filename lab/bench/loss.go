@@ -54,6 +54,10 @@ func loss(ctx context.Context, p programs, o lossParams) (f lossFigures, err err
 		}
 		say("%v left: %d switches", time.Until(end).Round(time.Second), f.switches)
 	}
+	if f.switches > 0 {
+		w.a.tell("vtep route", "BFD session changed")
+		w.b.tell("vtep route", "BFD session changed")
+	}
 	r, err := reportAll(w.toA, w.toB)
 	if err != nil {
 		return f, err
@@ -81,7 +85,7 @@ func benchLoss(ctx context.Context, args []string, out *json.Encoder) error {
 	bfdMs := fs.Int("bfd", 300, "BFD interval in milliseconds; the multiplier is 3")
 	percent := fs.Int("percent", 1, "percentage of packets dropped at random, each way")
 	nat := fs.Int("nat", 10, "seconds until the address translation in the middle forgets a UDP flow")
-	kinds := fs.String("tunnels", "wireguard,wireguard", "kinds of the tunnels in rank order")
+	kinds := fs.String("tunnels", "wireguard,tls", "kinds of the tunnels in rank order")
 	if err := parse(fs, args); err != nil {
 		return err
 	}

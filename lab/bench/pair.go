@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -43,7 +44,7 @@ type pairOptions struct {
 }
 
 const pairDocument = `
-fabric: {name: bench, bfd: {interval: %dms, multiplier: 3}, bgp: {connect-retry: 1s, max-prefix: 300000}}
+fabric: {name: bench, bfd: {interval: %dms, multiplier: 3}, bgp: {connect-retry: 1s, max-prefix: 300000}%s}
 vrfs: [{name: CORE, table: 200, vni: 1000}]
 links: {tunnels: [%s]}
 sites:
@@ -60,7 +61,7 @@ sites:
         asn: 65002
         vtep: 10.255.0.2
         endpoints: [{address: 198.51.100.2}]
-        wireguard: {public-key: "KEY-b", private-key-file: FILE-b}
+%s        wireguard: {public-key: "KEY-b", private-key-file: FILE-b}
         vrfs:
           - vrf: CORE
             interfaces: [{name: site, addresses: [10.2.0.1/24]}]
@@ -93,11 +94,19 @@ func newPair(ctx context.Context, o pairOptions) (_ *pair, err error) {
 	if o.nat {
 		endpoints = "" // it only dials
 	}
-	tunnels := make([]string, len(o.kinds))
+	tunnels, token, listen := make([]string, len(o.kinds)), "", ""
 	for i, k := range o.kinds {
 		tunnels[i] = "{kind: " + k + "}"
+		if k != "tls" {
+			continue
+		}
+		// TCP sends again what is lost, and is late meanwhile.
+		tunnels[i] = "{kind: tls, bfd: {interval: 500ms, multiplier: 3}}"
+		if token, listen, err = p.tls(ctx, o.programs); err != nil {
+			return nil, err
+		}
 	}
-	if err := write(fmt.Sprintf(pairDocument, o.bfdMs, strings.Join(tunnels, ", "), endpoints), p.a, p.b); err != nil {
+	if err := write(fmt.Sprintf(pairDocument, o.bfdMs, token, strings.Join(tunnels, ", "), endpoints, listen), p.a, p.b); err != nil {
 		return nil, err
 	}
 	// Who is dialled first: who dials a closed port waits 5 s before the next handshake (REKEY_TIMEOUT).
@@ -135,6 +144,19 @@ func newPair(ctx context.Context, o pairOptions) (_ *pair, err error) {
 		}
 	}
 	return p, p.settled(ctx)
+}
+
+// tls makes the secret and b's certificate, and returns what the document says of them.
+func (p *pair) tls(ctx context.Context, programs programs) (token, listen string, err error) {
+	secret, certificate, key := filepath.Join(p.dir, "token"), filepath.Join(p.b.dir, "tls.crt"), filepath.Join(p.b.dir, "tls.key")
+	if _, err := p.b.output(ctx, programs.site, "tls-token", secret); err != nil {
+		return "", "", err
+	}
+	pin, err := p.b.output(ctx, programs.site, "tls-certificate", certificate, key)
+	if err != nil {
+		return "", "", err
+	}
+	return ", tls-token-file: " + secret, fmt.Sprintf("        tls: {listen: {pin: %q, certificate-file: %s, key-file: %s}}\n", strings.TrimSpace(pin), certificate, key), nil
 }
 
 // wire makes links and addresses, but for those in VRFs, which fabric-site makes.

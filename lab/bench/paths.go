@@ -223,6 +223,14 @@ func (x *paths) mend(ctx context.Context) error {
 	return x.first.run(ctx, "nft delete table inet cut")
 }
 
+// refresh has fabric-links forget how often the first neighbour has failed: the hold time before its next return grows with that.
+func (x *paths) refresh(ctx context.Context) error {
+	if f, ok := x.under.(fabricRouter); ok {
+		return f.restartLinks(ctx)
+	}
+	return nil
+}
+
 // settled waits until both neighbours have brought all, all goes over the first, and nothing changes for two seconds.
 func (x *paths) settled(ctx context.Context, prefixes int) error {
 	if err := until(ctx, 3*time.Minute, "sessions and prefixes", func() error { return x.under.settled(ctx, prefixes) }); err != nil {
@@ -269,6 +277,11 @@ func failoverPath(ctx context.Context, p programs, who string, prefixes, trials 
 	}
 	defer x.close()
 	for i := range trials {
+		if i > 0 {
+			if err := x.refresh(ctx); err != nil {
+				return f, fmt.Errorf("trial %d: %w", i+1, err)
+			}
+		}
 		if err := f.trial(ctx, x, prefixes); err != nil {
 			return f, fmt.Errorf("trial %d: %w", i+1, err)
 		}

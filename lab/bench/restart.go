@@ -378,6 +378,10 @@ func (f *restartFigures) note(ctx context.Context, r *restarts, downs int) error
 	if err != nil {
 		return err
 	}
+	if after > downs {
+		r.gateway.tell("BFD session changed")
+		r.other.tell("BFD session changed")
+	}
 	f.lost = append(f.lost, float64(all.Lost))
 	f.late = append(f.late, all.SenderLateMs)
 	f.deletions = append(f.deletions, float64(deletions))
