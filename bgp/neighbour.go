@@ -22,6 +22,10 @@ const (
 	frozenTerm = "max-prefix/frozen"
 	// defaultTerm is that of a default route that no importing VRF allows, or not all.
 	defaultTerm = "guard/default-not-allowed"
+	// ownNextHopTerm is that of a path whose next hop is ourselves, foreignNextHopTerm of one from a directly connected neighbour
+	// whose next hop is not on its network.
+	ownNextHopTerm     = "wire/next-hop-is-ours"
+	foreignNextHopTerm = "wire/next-hop-not-connected"
 )
 
 // neighbour is what Run keeps about a peer.
@@ -207,7 +211,29 @@ func (n *neighbour) judge(p rib.Path, refuse string) (rib.Path, bool) {
 	}
 	q, verdict, term := n.peer.Import.Eval(p)
 	q.Policy = term.String()
+	if verdict == policy.Accept && n.source.Kind == rib.Peer && q.Attrs.NextHop == p.Attrs.NextHop {
+		// What a policy has set is the operator's business.
+		if why := n.peer.wrongNextHop(q.Attrs.NextHop); why != "" {
+			q.Policy = why
+			return q, false
+		}
+	}
 	return q, verdict == policy.Accept
+}
+
+// wrongNextHop names the term that refuses a next hop, "" for none (RFC 4271 section 6.3). A path with such a next hop would make us
+// send traffic to ourselves, or tell others of a network that we have no way to.
+func (p *Peer) wrongNextHop(nh netip.Addr) string {
+	if slices.Contains(p.Own, nh) {
+		return ownNextHopTerm
+	}
+	if p.Multihop > 0 || p.internal() || len(p.Networks) == 0 || nh == p.Address || nh.Is6() && nh.IsLinkLocalUnicast() {
+		return ""
+	}
+	if slices.ContainsFunc(p.Networks, func(net netip.Prefix) bool { return net.Contains(nh) }) {
+		return ""
+	}
+	return foreignNextHopTerm
 }
 
 // defaultAllowed says whether all VRFs that import one of the targets let default routes in. The RIB imports by target

@@ -200,6 +200,7 @@ func (n *node) start(name string, stdin io.Reader, args ...string) *process {
 	defer log.Close()
 	p := &process{node: n, name: name, cmd: n.command(args...), done: make(chan struct{}), log: log.Name()}
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = stdin, log, log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // also when the test is killed
 	if err := p.cmd.Start(); err != nil {
 		n.t.Fatal(err)
 	}
@@ -211,7 +212,7 @@ func (n *node) start(name string, stdin io.Reader, args ...string) *process {
 		p.kill()
 		if n.t.Failed() {
 			text := p.said()
-			n.t.Logf("%s of %s:\n%s", name, n.name, text[max(0, len(text)-8000):])
+			n.t.Logf("%s of %s:\n%s", name, n.name, text[max(0, len(text)-40_000):])
 		}
 	})
 	return p
