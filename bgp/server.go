@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -209,6 +210,7 @@ func (s *server) peers(ctx context.Context, imports []Import, restarting bool, r
 		if isNew {
 			s.numbers++
 			n = newNeighbour(p, s.numbers, s.log)
+			n.floor = cmp.Or(s.config.fuseFloor, fuseFloor)
 			if n.warm = restarting; n.warm {
 				n.deadline = time.Now().Add(p.RestartTime)
 			}
@@ -270,7 +272,7 @@ func (s *server) session(ctx context.Context, n *neighbour, old *Peer) {
 		return
 	}
 	// A peer that runs already does not go because BFD is new to it and not yet Up.
-	if n.peer.Disabled || n.verdict.phase != alive && !(n.verdict.phase == waits && n.added) {
+	if n.peer.Disabled || n.blown || n.verdict.phase != alive && !(n.verdict.phase == waits && n.added) {
 		if n.added {
 			s.detach(ctx, n)
 		}
@@ -376,6 +378,20 @@ func (s *server) detach(ctx context.Context, n *neighbour) {
 	s.config.RIB.WithdrawSource(n.source)
 }
 
+// guard closes sessions whose fuse is blown; they stay closed until they are reset.
+func (s *server) guard(ctx context.Context) {
+	for _, n := range s.neighbours {
+		limit := n.fuse()
+		if !n.added || limit == 0 || len(n.learned) <= limit {
+			continue
+		}
+		n.log.Error("too many prefixes: session closed to protect memory; reset the peer to try again", "prefixes", len(n.learned), "limit", limit)
+		n.blown = true
+		s.detach(ctx, n)
+		n.lastError = fmt.Sprintf("more than %d prefixes: closed to protect memory; reset the peer to try again", limit)
+	}
+}
+
 // remove forgets the neighbour altogether.
 func (s *server) remove(ctx context.Context, n *neighbour) {
 	if n.added {
@@ -449,7 +465,6 @@ func (s *server) describe(n *neighbour) *api.Peer {
 		out.AfiSafis = append(out.AfiSafis, &api.AfiSafi{
 			Config:            &api.AfiSafiConfig{Family: family, Enabled: true},
 			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: true}},
-			PrefixLimits:      &api.PrefixLimit{Family: family, MaxPrefixes: uint32(n.fuse())},
 		})
 	}
 	return out
@@ -481,6 +496,11 @@ func (s *server) rejudge(n *neighbour) {
 
 // reset is the operator's: hard closes the session, soft goes through policy again in both directions.
 func (s *server) reset(ctx context.Context, n *neighbour, soft bool) error {
+	if n.blown && !soft {
+		n.blown, n.lastError = false, ""
+		s.session(ctx, n, &n.peer)
+		return nil
+	}
 	if s.gobgp == nil || !n.added {
 		return fmt.Errorf("bgp: peer %s is not running: %s", n.peer.Name, cmpOr(n.problem, cmpOr(n.verdict.problem(), "disabled")))
 	}
@@ -488,9 +508,6 @@ func (s *server) reset(ctx context.Context, n *neighbour, soft bool) error {
 	if soft {
 		s.rejudge(n)
 		return s.gobgp.ResetPeer(ctx, &api.ResetPeerRequest{Address: address, Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT})
-	}
-	if n.limited {
-		return s.gobgp.EnablePeer(ctx, &api.EnablePeerRequest{Address: address})
 	}
 	return s.gobgp.ResetPeer(ctx, &api.ResetPeerRequest{Address: address})
 }

@@ -160,23 +160,33 @@ func (n *node) link(device string, other *node, otherDevice string) {
 	other.sh("ip link set " + otherDevice + " up")
 }
 
-// inside calls f on a thread that is in the node's network namespace: sockets made there stay there.
+// inside calls f on a thread that is in the node's network namespace: sockets made there stay there. The thread goes back afterwards
+// and lives on: programs that it has started would be killed with it (Pdeathsig).
 func (n *node) inside(f func() error) error {
 	result := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread()
+		home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			result <- err
+			return
+		}
+		defer unix.Close(home)
 		fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", n.pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			result <- err
 			return
 		}
-		err = unix.Setns(fd, unix.CLONE_NEWNET)
-		unix.Close(fd)
-		if err != nil {
+		defer unix.Close(fd)
+		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
 			result <- err
 			return
 		}
-		result <- f()
+		err = f()
+		if unix.Setns(home, unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread() // else the thread ends with the goroutine
+		}
+		result <- err
 	}()
 	return <-result
 }
