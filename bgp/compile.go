@@ -228,6 +228,17 @@ func (c *compiler) peer(gv *config.GatewayVRF, in *config.Peer) Peer {
 		// loopbacks are led by the rules for their source.
 		p.BindDevice = p.Interface
 	}
+	for _, i := range gv.Interfaces {
+		for _, a := range i.Addresses {
+			p.Own = append(p.Own, a.Addr())
+			if i.Name == p.Interface {
+				p.Networks = append(p.Networks, a.Masked())
+			}
+		}
+	}
+	for _, l := range gv.Loopbacks {
+		p.Own = append(p.Own, l.Addr())
+	}
 	if in.NextHop.Is4() {
 		p.NextHop4 = in.NextHop
 	} else {

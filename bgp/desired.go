@@ -97,6 +97,10 @@ type Peer struct {
 	Export policy.Policy
 	// NextHop4 and NextHop6 are what the peer is told as next hop; zero is our address of the session.
 	NextHop4, NextHop6 netip.Addr
+	// Own are our addresses in the VRF, and Networks what is connected on the peer's device: a next hop that it sends must not be
+	// the one and, with a directly connected neighbour, must be on the other (RFC 4271 section 6.3). No Networks: not checked.
+	Own      []netip.Addr
+	Networks []netip.Prefix
 	// ASOverride replaces the peer's ASN by ours in what it is told.
 	ASOverride bool
 	// MaxPrefix is the number of prefixes admitted per family; 0 is no limit.

@@ -25,8 +25,6 @@ type session struct {
 	// graceful: lost, and paths are to be kept; expired: and the restart time ran out.
 	graceful, expired bool
 	reason            string
-	// prefixLimit says that GoBGP's own limit closed the session.
-	prefixLimit bool
 	// What was negotiated, once established.
 	families []string
 	restart  bool // the neighbour has the graceful restart capability
@@ -122,11 +120,10 @@ func (b *inbox) peer(ev *apiutil.WatchEventMessage_PeerEvent) {
 	}
 	st := &ev.Peer.State
 	s := &session{
-		state:       st.SessionState,
-		graceful:    st.DisconnectReason == api.PeerState_DISCONNECT_REASON_GRACEFUL_RESTART,
-		expired:     st.DisconnectReason == api.PeerState_DISCONNECT_REASON_RESTART_TIMER_EXPIRED,
-		reason:      st.DisconnectMessage,
-		prefixLimit: st.AdminState == api.PeerState_ADMIN_STATE_PFX_CT,
+		state:    st.SessionState,
+		graceful: st.DisconnectReason == api.PeerState_DISCONNECT_REASON_GRACEFUL_RESTART,
+		expired:  st.DisconnectReason == api.PeerState_DISCONNECT_REASON_RESTART_TIMER_EXPIRED,
+		reason:   st.DisconnectMessage,
 	}
 	if s.state == gobgp.BGP_FSM_ESTABLISHED {
 		s.families, s.restart = negotiated(st.LocalCap, st.RemoteCap)

@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -209,6 +210,7 @@ func (s *server) peers(ctx context.Context, imports []Import, restarting bool, r
 		if isNew {
 			s.numbers++
 			n = newNeighbour(p, s.numbers, s.log)
+			n.floor = cmp.Or(s.config.fuseFloor, fuseFloor)
 			if n.warm = restarting; n.warm {
 				n.deadline = time.Now().Add(p.RestartTime)
 			}
@@ -247,7 +249,8 @@ func announcesOtherwise(a, b *Peer) bool {
 }
 
 func judgesOtherwise(a, b *Peer) bool {
-	return !a.Import.Equal(b.Import) || a.MaxPrefix != b.MaxPrefix || a.Interface != b.Interface || a.Multihop != b.Multihop
+	return !a.Import.Equal(b.Import) || a.MaxPrefix != b.MaxPrefix || a.Interface != b.Interface || a.Multihop != b.Multihop ||
+		!slices.Equal(a.Own, b.Own) || !slices.Equal(a.Networks, b.Networks)
 }
 
 // needsSession says whether a change needs a new session.
@@ -269,7 +272,7 @@ func (s *server) session(ctx context.Context, n *neighbour, old *Peer) {
 		return
 	}
 	// A peer that runs already does not go because BFD is new to it and not yet Up.
-	if n.peer.Disabled || n.verdict.phase != alive && !(n.verdict.phase == waits && n.added) {
+	if n.peer.Disabled || n.blown || n.verdict.phase != alive && !(n.verdict.phase == waits && n.added) {
 		if n.added {
 			s.detach(ctx, n)
 		}
@@ -327,7 +330,6 @@ func (s *server) attach(ctx context.Context, n *neighbour) {
 			return
 		}
 	}
-	n.armed = false
 	if err := s.gobgp.AddPeer(ctx, &api.AddPeerRequest{Peer: s.describe(n)}); err != nil {
 		n.fail("GoBGP refuses it", err)
 		return
@@ -374,6 +376,20 @@ func (s *server) detach(ctx context.Context, n *neighbour) {
 	n.families, n.hold, n.keepalive = nil, 0, 0
 	n.forgetAll()
 	s.config.RIB.WithdrawSource(n.source)
+}
+
+// guard closes sessions whose fuse is blown; they stay closed until they are reset.
+func (s *server) guard(ctx context.Context) {
+	for _, n := range s.neighbours {
+		limit := n.fuse()
+		if !n.added || limit == 0 || len(n.learned) <= limit {
+			continue
+		}
+		n.log.Error("too many prefixes: session closed to protect memory; reset the peer to try again", "prefixes", len(n.learned), "limit", limit)
+		n.blown = true
+		s.detach(ctx, n)
+		n.lastError = fmt.Sprintf("more than %d prefixes: closed to protect memory; reset the peer to try again", limit)
+	}
 }
 
 // remove forgets the neighbour altogether.
@@ -446,24 +462,12 @@ func (s *server) describe(n *neighbour) *api.Peer {
 	for _, name := range p.Families {
 		f := families[name]
 		family := &api.Family{Afi: api.Family_Afi(f.Afi()), Safi: api.Family_Safi(f.Safi())}
-		a := &api.AfiSafi{
+		out.AfiSafis = append(out.AfiSafis, &api.AfiSafi{
 			Config:            &api.AfiSafiConfig{Family: family, Enabled: true},
 			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: true}},
-		}
-		if n.armed {
-			a.PrefixLimits = &api.PrefixLimit{Family: family, MaxPrefixes: uint32(n.fuse())}
-		}
-		out.AfiSafis = append(out.AfiSafis, a)
+		})
 	}
 	return out
-}
-
-// arm gives GoBGP the limit that the neighbour has passed: it closes the session at once.
-func (s *server) arm(ctx context.Context, n *neighbour) {
-	n.armed = true
-	if _, err := s.gobgp.UpdatePeer(ctx, &api.UpdatePeerRequest{Peer: s.describe(n)}); err != nil {
-		n.log.Error("GoBGP does not take the limit that protects memory", "err", err)
-	}
 }
 
 // rejudge puts all that a neighbour has sent through guard and policy again.
@@ -492,6 +496,11 @@ func (s *server) rejudge(n *neighbour) {
 
 // reset is the operator's: hard closes the session, soft goes through policy again in both directions.
 func (s *server) reset(ctx context.Context, n *neighbour, soft bool) error {
+	if n.blown && !soft {
+		n.blown, n.lastError = false, ""
+		s.session(ctx, n, &n.peer)
+		return nil
+	}
 	if s.gobgp == nil || !n.added {
 		return fmt.Errorf("bgp: peer %s is not running: %s", n.peer.Name, cmpOr(n.problem, cmpOr(n.verdict.problem(), "disabled")))
 	}
@@ -499,9 +508,6 @@ func (s *server) reset(ctx context.Context, n *neighbour, soft bool) error {
 	if soft {
 		s.rejudge(n)
 		return s.gobgp.ResetPeer(ctx, &api.ResetPeerRequest{Address: address, Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT})
-	}
-	if n.limited {
-		return s.gobgp.EnablePeer(ctx, &api.EnablePeerRequest{Address: address})
 	}
 	return s.gobgp.ResetPeer(ctx, &api.ResetPeerRequest{Address: address})
 }

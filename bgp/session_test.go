@@ -88,33 +88,6 @@ func TestMaxPrefixFreezes(t *testing.T) {
 	})
 }
 
-// A neighbour that sends far beyond max-prefix is closed, and stays so until the operator resets it; below that GoBGP has no limit to count for.
-func TestFuse(t *testing.T) {
-	before := fuseFloor
-	fuseFloor = 50
-	t.Cleanup(func() { fuseFloor = before })
-	n := newNetwork(t)
-	doc := n.document()
-	n.addPeer(doc, "gw1", "CORE", config.Peer{Name: "flood", ASN: 65100, MaxPrefix: 10, Families: []string{IPv4}}, 11, 101)
-	r := n.router(65100, 101, 11, 65001, ceOptions{})
-	g := n.start(doc, "gw1")
-	routes := func(from, to int) (rs []route) {
-		for i := range to - from {
-			rs = append(rs, route{prefix: fmt.Sprintf("10.200.%d.0/24", from+i)})
-		}
-		return rs
-	}
-	r.announce(routes(0, 50)...)
-	g.wantPeer("CORE", "flood", "frozen, with all received", func(p PeerState) bool { return p.Frozen && p.Received == 50 && p.Flaps == 0 })
-	r.announce(routes(50, 51)...)
-	g.wantPeer("CORE", "flood", "closed", func(p PeerState) bool {
-		return p.State != "established" && p.Flaps == 1 && strings.HasPrefix(p.LastError, "more than 50 prefixes")
-	})
-	if got := g.routes("CORE"); len(got) > 0 {
-		t.Errorf("%d routes are left", len(got))
-	}
-}
-
 // The router crashes with graceful restart: its paths stay, stale, also at the other gateway; when it is back, End-of-RIB
 // prunes what it no longer has.
 func TestGracefulRestartOfPeer(t *testing.T) {

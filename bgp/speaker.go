@@ -34,6 +34,8 @@ type Config struct {
 	// started is called by the first apply when all servers run and none has peers yet. Tests with several Speakers in one
 	// process hold them there: see apply.
 	started func()
+	// fuseFloor stands in for the constant of that name in tests; 0 is that.
+	fuseFloor int
 	// Restarting says that forwarding has survived since the last run (warm start): sessions of the first Configure
 	// carry the restart and forwarding bits (RFC 4724 section 3), and paths marked stale before Run wait for End-of-RIB.
 	Restarting bool
@@ -359,9 +361,6 @@ func (s *Speaker) receive(ctx context.Context) {
 			}
 			if ev.path != nil {
 				n.receive(ev.path, &out)
-				if n.blown() {
-					v.arm(ctx, n)
-				}
 				if len(out.updates)+len(out.withdraws) >= 4096 {
 					out.flush(s.cfg.RIB)
 				}
@@ -375,6 +374,7 @@ func (s *Speaker) receive(ctx context.Context) {
 			}
 		}
 		out.flush(s.cfg.RIB)
+		v.guard(ctx)
 	}
 }
 

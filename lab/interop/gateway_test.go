@@ -171,7 +171,7 @@ func (g *gateway) routes(vrf string) (map[string]*fabricv1.Route, error) {
 // candidates are the paths that the gateway has for a prefix, by peer; nil where it has none.
 func (g *gateway) candidates(vrf, prefix string) map[string]*fabricv1.Route {
 	r, err := g.client.ExplainRoute(g.context(), &fabricv1.ExplainRouteRequest{Vrf: vrf, Prefix: prefix})
-	if err != nil || r.GetMatched() != prefix {
+	if err != nil || r.GetMatched() != "" && r.GetMatched() != prefix { // a shorter one covers it
 		return nil
 	}
 	out := map[string]*fabricv1.Route{}

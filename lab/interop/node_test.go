@@ -160,23 +160,33 @@ func (n *node) link(device string, other *node, otherDevice string) {
 	other.sh("ip link set " + otherDevice + " up")
 }
 
-// inside calls f on a thread that is in the node's network namespace: sockets made there stay there.
+// inside calls f on a thread that is in the node's network namespace: sockets made there stay there. The thread goes back afterwards
+// and lives on: programs that it has started would be killed with it (Pdeathsig).
 func (n *node) inside(f func() error) error {
 	result := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread()
+		home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			result <- err
+			return
+		}
+		defer unix.Close(home)
 		fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", n.pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			result <- err
 			return
 		}
-		err = unix.Setns(fd, unix.CLONE_NEWNET)
-		unix.Close(fd)
-		if err != nil {
+		defer unix.Close(fd)
+		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
 			result <- err
 			return
 		}
-		result <- f()
+		err = f()
+		if unix.Setns(home, unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread() // else the thread ends with the goroutine
+		}
+		result <- err
 	}()
 	return <-result
 }
@@ -200,6 +210,7 @@ func (n *node) start(name string, stdin io.Reader, args ...string) *process {
 	defer log.Close()
 	p := &process{node: n, name: name, cmd: n.command(args...), done: make(chan struct{}), log: log.Name()}
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = stdin, log, log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // also when the test is killed
 	if err := p.cmd.Start(); err != nil {
 		n.t.Fatal(err)
 	}
@@ -211,7 +222,7 @@ func (n *node) start(name string, stdin io.Reader, args ...string) *process {
 		p.kill()
 		if n.t.Failed() {
 			text := p.said()
-			n.t.Logf("%s of %s:\n%s", name, n.name, text[max(0, len(text)-8000):])
+			n.t.Logf("%s of %s:\n%s", name, n.name, text[max(0, len(text)-40_000):])
 		}
 	})
 	return p
