@@ -22,7 +22,7 @@ const (
 //
 // Ports: a tunnel of rank r listens on the fabric's port + r × Document.PortStride + the remote gateway's place in the document (from
 // 0), and dials the remote's first port + r × PortStride + our own place. So a gateway appended to the document moves no port. The
-// public ports of a gateway behind NAT are counted likewise.
+// public ports of a gateway behind NAT are counted likewise. Later generations of keys have ports of their own, Document.SlotStride higher.
 //
 // Who dials: whoever knows an endpoint of the other, possibly both; of a tunnel of kind "tls" one side only (config.Gateway.DialsTLS).
 // Only a side that dials sends keepalives (X15, X16). If neither knows one, the link has no tunnels, and the remote VTEP is kept
@@ -131,6 +131,11 @@ func compileTunnel(doc *config.Document, own *config.Gateway, link config.Link, 
 		}
 		tunnel.Endpoint = netip.AddrPortFrom(e.Address.Unmap(), uint16(port))
 		tunnel.Keepalive = keepalive(own)
+	}
+	tunnel.PresharedKeyFile = link.PresharedKeyFile
+	if t.Kind == KindWireGuard {
+		tunnel.RekeyAge = int(doc.Fabric.WireGuardRekeyAge.Std() / time.Second)
+		tunnel.Slots = makeSlots(doc, own.Name, remote.Name, tunnel)
 	}
 	return tunnel, nil
 }

@@ -119,7 +119,8 @@ func Compile(doc *config.Document, gateway string, f kernel.Features) (*Host, er
 		c.owners[e.Address] = []string{""}
 	}
 	for i := range plan.Tunnels {
-		c.tunnels = append(c.tunnels, plan.Tunnels[i].Device)
+		// Those of later keys too, from the start: a tunnel changes its device when its keys are replaced.
+		c.tunnels = append(c.tunnels, plan.Tunnels[i].Devices()...)
 	}
 	for i := range plan.VTEPs {
 		c.remotes = append(c.remotes, plan.VTEPs[i].Addr)

@@ -45,6 +45,9 @@ type Fabric struct {
 	// TLSTokenFile holds the secret that the tokens of "tls" tunnels are derived from, mode 0600 or stricter, the same at
 	// every gateway; fabric-site tls-token makes one. Default /etc/fabric/keys/FABRIC.token where a link has a "tls" tunnel.
 	TLSTokenFile string `yaml:"tls-token-file,omitempty" json:"tls-token-file,omitempty"`
+	// WireGuardRekeyAge is the age at which the keys of a tunnel are replaced, without a gap, by keys made for it alone; 1h to 8760h, absent for
+	// never. Replaced keys need further ports: with up to 64 gateways and 4 tunnels a link those 256 and 512 above each tunnel's own.
+	WireGuardRekeyAge Duration `yaml:"wireguard-rekey-age,omitempty" json:"wireguard-rekey-age,omitempty"`
 	// BFD are the timers of the sessions on tunnels, and of peers that ask for BFD without naming timers.
 	BFD BFD `yaml:"bfd,omitempty" json:"bfd,omitempty"`
 	// BGP are the default BGP settings for sessions between gateways and with third parties.
@@ -390,6 +393,9 @@ type LinkPair struct {
 	Between []string `yaml:"between" json:"between"`
 	// Tunnels in rank order; an empty list means that these two gateways are not linked.
 	Tunnels []Tunnel `yaml:"tunnels" json:"tunnels"`
+	// PresharedKeyFile is the whole path, the same at both gateways, of the file with a WireGuard preshared key that both hold besides their
+	// own keys; mode 0600 or stricter. It goes with the keys of the document; those that follow them have one of their own.
+	PresharedKeyFile string `yaml:"preshared-key-file,omitempty" json:"preshared-key-file,omitempty"`
 }
 
 // Tunnel is one way between two gateways.

@@ -70,7 +70,8 @@ func planToWire(p overlay.Plan) *linksv1.Plan {
 			LinkLocal: addrText(t.LinkLocal), RemoteLinkLocal: addrText(t.RemoteLinkLocal),
 			ListenPort: int32(t.ListenPort), Endpoint: addrPortText(t.Endpoint),
 			PublicKey: t.PublicKey, PrivateKeyFile: t.PrivateKeyFile, Keepalive: int32(t.Keepalive), Bfd: timersToWire(t.BFD),
-			Carrier: carrierToWire(t.Carrier),
+			Carrier:          carrierToWire(t.Carrier),
+			PresharedKeyFile: t.PresharedKeyFile, RekeyAgeS: int64(t.RekeyAge), Slots: slotsToWire(t.Slots),
 		})
 	}
 	for _, v := range p.VTEPs {
@@ -112,7 +113,8 @@ func planFromWire(w *linksv1.Plan) overlay.Plan {
 			LinkLocal: readAddr(t.GetLinkLocal()), RemoteLinkLocal: readAddr(t.GetRemoteLinkLocal()),
 			ListenPort: int(t.GetListenPort()), Endpoint: readAddrPort(t.GetEndpoint()),
 			PublicKey: t.GetPublicKey(), PrivateKeyFile: t.GetPrivateKeyFile(), Keepalive: int(t.GetKeepalive()), BFD: timersFromWire(t.GetBfd()),
-			Carrier: carrierFromWire(t.GetCarrier()),
+			Carrier:          carrierFromWire(t.GetCarrier()),
+			PresharedKeyFile: t.GetPresharedKeyFile(), RekeyAge: int(t.GetRekeyAgeS()), Slots: slotsFromWire(t.GetSlots()),
 		})
 	}
 	for _, v := range w.GetVteps() {
@@ -216,4 +218,26 @@ func stateFromWire(w *linksv1.State) State {
 	}
 	s.Sets = setStatesFromWire(w.GetSets())
 	return s
+}
+
+func slotsToWire(slots []overlay.Slot) []*linksv1.Slot {
+	var w []*linksv1.Slot
+	for _, s := range slots {
+		w = append(w, &linksv1.Slot{
+			Device: s.Device, Name: s.Name, LinkLocal: addrText(s.LinkLocal), RemoteLinkLocal: addrText(s.RemoteLinkLocal),
+			ListenPort: int32(s.ListenPort), Endpoint: addrPortText(s.Endpoint),
+		})
+	}
+	return w
+}
+
+func slotsFromWire(w []*linksv1.Slot) []overlay.Slot {
+	var slots []overlay.Slot
+	for _, s := range w {
+		slots = append(slots, overlay.Slot{
+			Device: s.GetDevice(), Name: s.GetName(), LinkLocal: readAddr(s.GetLinkLocal()), RemoteLinkLocal: readAddr(s.GetRemoteLinkLocal()),
+			ListenPort: int(s.GetListenPort()), Endpoint: readAddrPort(s.GetEndpoint()),
+		})
+	}
+	return slots
 }

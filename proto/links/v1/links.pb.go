@@ -739,7 +739,13 @@ type Tunnel struct {
 	// Bfd is the session between the link-local addresses; none in a plan of an older fabric-site.
 	Bfd *BFD `protobuf:"bytes,14,opt,name=bfd,proto3" json:"bfd,omitempty"`
 	// Carrier is how the packets of kind "tls" travel; none with other kinds.
-	Carrier       *Carrier `protobuf:"bytes,20,opt,name=carrier,proto3" json:"carrier,omitempty"`
+	Carrier *Carrier `protobuf:"bytes,20,opt,name=carrier,proto3" json:"carrier,omitempty"`
+	// Preshared_key_file is empty where there is none.
+	PresharedKeyFile string `protobuf:"bytes,15,opt,name=preshared_key_file,json=presharedKeyFile,proto3" json:"preshared_key_file,omitempty"`
+	// Slots are the places for later generations of keys; none in a plan of an older fabric-site, or where there are no ports for them.
+	Slots []*Slot `protobuf:"bytes,16,rep,name=slots,proto3" json:"slots,omitempty"`
+	// Rekey_age_s is the age in seconds at which keys are replaced; 0 is never.
+	RekeyAgeS     int64 `protobuf:"varint,17,opt,name=rekey_age_s,json=rekeyAgeS,proto3" json:"rekey_age_s,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -879,6 +885,112 @@ func (x *Tunnel) GetCarrier() *Carrier {
 	return nil
 }
 
+func (x *Tunnel) GetPresharedKeyFile() string {
+	if x != nil {
+		return x.PresharedKeyFile
+	}
+	return ""
+}
+
+func (x *Tunnel) GetSlots() []*Slot {
+	if x != nil {
+		return x.Slots
+	}
+	return nil
+}
+
+func (x *Tunnel) GetRekeyAgeS() int64 {
+	if x != nil {
+		return x.RekeyAgeS
+	}
+	return 0
+}
+
+// Slot is a place for a later generation of a tunnel's keys.
+type Slot struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Device          string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	Name            string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	LinkLocal       string                 `protobuf:"bytes,3,opt,name=link_local,json=linkLocal,proto3" json:"link_local,omitempty"`
+	RemoteLinkLocal string                 `protobuf:"bytes,4,opt,name=remote_link_local,json=remoteLinkLocal,proto3" json:"remote_link_local,omitempty"`
+	ListenPort      int32                  `protobuf:"varint,5,opt,name=listen_port,json=listenPort,proto3" json:"listen_port,omitempty"`
+	Endpoint        string                 `protobuf:"bytes,6,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Slot) Reset() {
+	*x = Slot{}
+	mi := &file_links_v1_links_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Slot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Slot) ProtoMessage() {}
+
+func (x *Slot) ProtoReflect() protoreflect.Message {
+	mi := &file_links_v1_links_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Slot.ProtoReflect.Descriptor instead.
+func (*Slot) Descriptor() ([]byte, []int) {
+	return file_links_v1_links_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Slot) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *Slot) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Slot) GetLinkLocal() string {
+	if x != nil {
+		return x.LinkLocal
+	}
+	return ""
+}
+
+func (x *Slot) GetRemoteLinkLocal() string {
+	if x != nil {
+		return x.RemoteLinkLocal
+	}
+	return ""
+}
+
+func (x *Slot) GetListenPort() int32 {
+	if x != nil {
+		return x.ListenPort
+	}
+	return 0
+}
+
+func (x *Slot) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
 // RemoteVTEP is another gateway's tunnel endpoint and the ways to it.
 type RemoteVTEP struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -894,7 +1006,7 @@ type RemoteVTEP struct {
 
 func (x *RemoteVTEP) Reset() {
 	*x = RemoteVTEP{}
-	mi := &file_links_v1_links_proto_msgTypes[8]
+	mi := &file_links_v1_links_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -906,7 +1018,7 @@ func (x *RemoteVTEP) String() string {
 func (*RemoteVTEP) ProtoMessage() {}
 
 func (x *RemoteVTEP) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[8]
+	mi := &file_links_v1_links_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -919,7 +1031,7 @@ func (x *RemoteVTEP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoteVTEP.ProtoReflect.Descriptor instead.
 func (*RemoteVTEP) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{8}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RemoteVTEP) GetGateway() string {
@@ -964,7 +1076,7 @@ type NextHop struct {
 
 func (x *NextHop) Reset() {
 	*x = NextHop{}
-	mi := &file_links_v1_links_proto_msgTypes[9]
+	mi := &file_links_v1_links_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1088,7 @@ func (x *NextHop) String() string {
 func (*NextHop) ProtoMessage() {}
 
 func (x *NextHop) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[9]
+	mi := &file_links_v1_links_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1101,7 @@ func (x *NextHop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextHop.ProtoReflect.Descriptor instead.
 func (*NextHop) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{9}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *NextHop) GetId() uint32 {
@@ -1036,7 +1148,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_links_v1_links_proto_msgTypes[10]
+	mi := &file_links_v1_links_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1048,7 +1160,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[10]
+	mi := &file_links_v1_links_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1061,7 +1173,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{10}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ApplyRequest) GetPlan() *Plan {
@@ -1084,7 +1196,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_links_v1_links_proto_msgTypes[11]
+	mi := &file_links_v1_links_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1096,7 +1208,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[11]
+	mi := &file_links_v1_links_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1109,7 +1221,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{11}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ApplyResponse) GetDigest() string {
@@ -1141,7 +1253,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_links_v1_links_proto_msgTypes[12]
+	mi := &file_links_v1_links_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1153,7 +1265,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[12]
+	mi := &file_links_v1_links_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1166,7 +1278,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{12}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{13}
 }
 
 type GetResponse struct {
@@ -1178,7 +1290,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_links_v1_links_proto_msgTypes[13]
+	mi := &file_links_v1_links_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1190,7 +1302,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[13]
+	mi := &file_links_v1_links_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1203,7 +1315,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{13}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetResponse) GetState() *State {
@@ -1221,7 +1333,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_links_v1_links_proto_msgTypes[14]
+	mi := &file_links_v1_links_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1233,7 +1345,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[14]
+	mi := &file_links_v1_links_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1246,7 +1358,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{14}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{15}
 }
 
 type DrainRequest struct {
@@ -1260,7 +1372,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_links_v1_links_proto_msgTypes[15]
+	mi := &file_links_v1_links_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1384,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[15]
+	mi := &file_links_v1_links_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1397,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{15}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DrainRequest) GetDevice() string {
@@ -1310,7 +1422,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_links_v1_links_proto_msgTypes[16]
+	mi := &file_links_v1_links_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1322,7 +1434,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[16]
+	mi := &file_links_v1_links_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1335,7 +1447,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{16}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{17}
 }
 
 type WatchResponse struct {
@@ -1347,7 +1459,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_links_v1_links_proto_msgTypes[17]
+	mi := &file_links_v1_links_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1359,7 +1471,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[17]
+	mi := &file_links_v1_links_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1372,7 +1484,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{17}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WatchResponse) GetState() *State {
@@ -1406,7 +1518,7 @@ type State struct {
 
 func (x *State) Reset() {
 	*x = State{}
-	mi := &file_links_v1_links_proto_msgTypes[18]
+	mi := &file_links_v1_links_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1418,7 +1530,7 @@ func (x *State) String() string {
 func (*State) ProtoMessage() {}
 
 func (x *State) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[18]
+	mi := &file_links_v1_links_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1431,7 +1543,7 @@ func (x *State) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use State.ProtoReflect.Descriptor instead.
 func (*State) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{18}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *State) GetGateway() string {
@@ -1524,7 +1636,7 @@ type SetState struct {
 
 func (x *SetState) Reset() {
 	*x = SetState{}
-	mi := &file_links_v1_links_proto_msgTypes[19]
+	mi := &file_links_v1_links_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1536,7 +1648,7 @@ func (x *SetState) String() string {
 func (*SetState) ProtoMessage() {}
 
 func (x *SetState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[19]
+	mi := &file_links_v1_links_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1549,7 +1661,7 @@ func (x *SetState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetState.ProtoReflect.Descriptor instead.
 func (*SetState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{19}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SetState) GetId() uint32 {
@@ -1647,7 +1759,7 @@ type SessionState struct {
 
 func (x *SessionState) Reset() {
 	*x = SessionState{}
-	mi := &file_links_v1_links_proto_msgTypes[20]
+	mi := &file_links_v1_links_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +1771,7 @@ func (x *SessionState) String() string {
 func (*SessionState) ProtoMessage() {}
 
 func (x *SessionState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[20]
+	mi := &file_links_v1_links_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +1784,7 @@ func (x *SessionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionState.ProtoReflect.Descriptor instead.
 func (*SessionState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{20}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SessionState) GetName() string {
@@ -1861,7 +1973,7 @@ type TunnelState struct {
 
 func (x *TunnelState) Reset() {
 	*x = TunnelState{}
-	mi := &file_links_v1_links_proto_msgTypes[21]
+	mi := &file_links_v1_links_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +1985,7 @@ func (x *TunnelState) String() string {
 func (*TunnelState) ProtoMessage() {}
 
 func (x *TunnelState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[21]
+	mi := &file_links_v1_links_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +1998,7 @@ func (x *TunnelState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelState.ProtoReflect.Descriptor instead.
 func (*TunnelState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{21}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TunnelState) GetDevice() string {
@@ -2030,7 +2142,7 @@ type VTEPState struct {
 
 func (x *VTEPState) Reset() {
 	*x = VTEPState{}
-	mi := &file_links_v1_links_proto_msgTypes[22]
+	mi := &file_links_v1_links_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2042,7 +2154,7 @@ func (x *VTEPState) String() string {
 func (*VTEPState) ProtoMessage() {}
 
 func (x *VTEPState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[22]
+	mi := &file_links_v1_links_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2055,7 +2167,7 @@ func (x *VTEPState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VTEPState.ProtoReflect.Descriptor instead.
 func (*VTEPState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{22}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *VTEPState) GetGateway() string {
@@ -2110,7 +2222,7 @@ type NextHopState struct {
 
 func (x *NextHopState) Reset() {
 	*x = NextHopState{}
-	mi := &file_links_v1_links_proto_msgTypes[23]
+	mi := &file_links_v1_links_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2122,7 +2234,7 @@ func (x *NextHopState) String() string {
 func (*NextHopState) ProtoMessage() {}
 
 func (x *NextHopState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[23]
+	mi := &file_links_v1_links_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2135,7 +2247,7 @@ func (x *NextHopState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextHopState.ProtoReflect.Descriptor instead.
 func (*NextHopState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{23}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *NextHopState) GetId() uint32 {
@@ -2195,7 +2307,7 @@ type ObjectState struct {
 
 func (x *ObjectState) Reset() {
 	*x = ObjectState{}
-	mi := &file_links_v1_links_proto_msgTypes[24]
+	mi := &file_links_v1_links_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2207,7 +2319,7 @@ func (x *ObjectState) String() string {
 func (*ObjectState) ProtoMessage() {}
 
 func (x *ObjectState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[24]
+	mi := &file_links_v1_links_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2220,7 +2332,7 @@ func (x *ObjectState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectState.ProtoReflect.Descriptor instead.
 func (*ObjectState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{24}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ObjectState) GetKind() string {
@@ -2315,7 +2427,7 @@ const file_links_v1_links_proto_rawDesc = "" +
 	" \x01(\x05R\x06minTtl\x12\x12\n" +
 	"\x04auth\x18\v \x01(\tR\x04auth\x12\x15\n" +
 	"\x06key_id\x18\f \x01(\x05R\x05keyId\x12\x19\n" +
-	"\bkey_file\x18\r \x01(\tR\akeyFile\"\xc3\x03\n" +
+	"\bkey_file\x18\r \x01(\tR\akeyFile\"\xb7\x04\n" +
 	"\x06Tunnel\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -2335,7 +2447,19 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\x10private_key_file\x18\f \x01(\tR\x0eprivateKeyFile\x12\x1c\n" +
 	"\tkeepalive\x18\r \x01(\x05R\tkeepalive\x12\x1f\n" +
 	"\x03bfd\x18\x0e \x01(\v2\r.links.v1.BFDR\x03bfd\x12+\n" +
-	"\acarrier\x18\x14 \x01(\v2\x11.links.v1.CarrierR\acarrier\"n\n" +
+	"\acarrier\x18\x14 \x01(\v2\x11.links.v1.CarrierR\acarrier\x12,\n" +
+	"\x12preshared_key_file\x18\x0f \x01(\tR\x10presharedKeyFile\x12$\n" +
+	"\x05slots\x18\x10 \x03(\v2\x0e.links.v1.SlotR\x05slots\x12\x1e\n" +
+	"\vrekey_age_s\x18\x11 \x01(\x03R\trekeyAgeS\"\xba\x01\n" +
+	"\x04Slot\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"link_local\x18\x03 \x01(\tR\tlinkLocal\x12*\n" +
+	"\x11remote_link_local\x18\x04 \x01(\tR\x0fremoteLinkLocal\x12\x1f\n" +
+	"\vlisten_port\x18\x05 \x01(\x05R\n" +
+	"listenPort\x12\x1a\n" +
+	"\bendpoint\x18\x06 \x01(\tR\bendpoint\"n\n" +
 	"\n" +
 	"RemoteVTEP\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x12\n" +
@@ -2479,7 +2603,7 @@ func file_links_v1_links_proto_rawDescGZIP() []byte {
 }
 
 var file_links_v1_links_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_links_v1_links_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_links_v1_links_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_links_v1_links_proto_goTypes = []any{
 	(Status)(0),                   // 0: links.v1.Status
 	(*Plan)(nil),                  // 1: links.v1.Plan
@@ -2490,31 +2614,32 @@ var file_links_v1_links_proto_goTypes = []any{
 	(*BFD)(nil),                   // 6: links.v1.BFD
 	(*Session)(nil),               // 7: links.v1.Session
 	(*Tunnel)(nil),                // 8: links.v1.Tunnel
-	(*RemoteVTEP)(nil),            // 9: links.v1.RemoteVTEP
-	(*NextHop)(nil),               // 10: links.v1.NextHop
-	(*ApplyRequest)(nil),          // 11: links.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 12: links.v1.ApplyResponse
-	(*GetRequest)(nil),            // 13: links.v1.GetRequest
-	(*GetResponse)(nil),           // 14: links.v1.GetResponse
-	(*WatchRequest)(nil),          // 15: links.v1.WatchRequest
-	(*DrainRequest)(nil),          // 16: links.v1.DrainRequest
-	(*DrainResponse)(nil),         // 17: links.v1.DrainResponse
-	(*WatchResponse)(nil),         // 18: links.v1.WatchResponse
-	(*State)(nil),                 // 19: links.v1.State
-	(*SetState)(nil),              // 20: links.v1.SetState
-	(*SessionState)(nil),          // 21: links.v1.SessionState
-	(*TunnelState)(nil),           // 22: links.v1.TunnelState
-	(*VTEPState)(nil),             // 23: links.v1.VTEPState
-	(*NextHopState)(nil),          // 24: links.v1.NextHopState
-	(*ObjectState)(nil),           // 25: links.v1.ObjectState
-	nil,                           // 26: links.v1.SessionState.DroppedEntry
-	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
+	(*Slot)(nil),                  // 9: links.v1.Slot
+	(*RemoteVTEP)(nil),            // 10: links.v1.RemoteVTEP
+	(*NextHop)(nil),               // 11: links.v1.NextHop
+	(*ApplyRequest)(nil),          // 12: links.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 13: links.v1.ApplyResponse
+	(*GetRequest)(nil),            // 14: links.v1.GetRequest
+	(*GetResponse)(nil),           // 15: links.v1.GetResponse
+	(*WatchRequest)(nil),          // 16: links.v1.WatchRequest
+	(*DrainRequest)(nil),          // 17: links.v1.DrainRequest
+	(*DrainResponse)(nil),         // 18: links.v1.DrainResponse
+	(*WatchResponse)(nil),         // 19: links.v1.WatchResponse
+	(*State)(nil),                 // 20: links.v1.State
+	(*SetState)(nil),              // 21: links.v1.SetState
+	(*SessionState)(nil),          // 22: links.v1.SessionState
+	(*TunnelState)(nil),           // 23: links.v1.TunnelState
+	(*VTEPState)(nil),             // 24: links.v1.VTEPState
+	(*NextHopState)(nil),          // 25: links.v1.NextHopState
+	(*ObjectState)(nil),           // 26: links.v1.ObjectState
+	nil,                           // 27: links.v1.SessionState.DroppedEntry
+	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
 }
 var file_links_v1_links_proto_depIdxs = []int32{
 	8,  // 0: links.v1.Plan.tunnels:type_name -> links.v1.Tunnel
-	9,  // 1: links.v1.Plan.vteps:type_name -> links.v1.RemoteVTEP
-	10, // 2: links.v1.Plan.next_hops:type_name -> links.v1.NextHop
+	10, // 1: links.v1.Plan.vteps:type_name -> links.v1.RemoteVTEP
+	11, // 2: links.v1.Plan.next_hops:type_name -> links.v1.NextHop
 	7,  // 3: links.v1.Plan.sessions:type_name -> links.v1.Session
 	2,  // 4: links.v1.Plan.sets:type_name -> links.v1.NextHopSet
 	4,  // 5: links.v1.Plan.listener:type_name -> links.v1.Listener
@@ -2522,39 +2647,40 @@ var file_links_v1_links_proto_depIdxs = []int32{
 	6,  // 7: links.v1.Session.bfd:type_name -> links.v1.BFD
 	6,  // 8: links.v1.Tunnel.bfd:type_name -> links.v1.BFD
 	5,  // 9: links.v1.Tunnel.carrier:type_name -> links.v1.Carrier
-	1,  // 10: links.v1.ApplyRequest.plan:type_name -> links.v1.Plan
-	25, // 11: links.v1.ApplyResponse.objects:type_name -> links.v1.ObjectState
-	20, // 12: links.v1.ApplyResponse.sets:type_name -> links.v1.SetState
-	19, // 13: links.v1.GetResponse.state:type_name -> links.v1.State
-	19, // 14: links.v1.WatchResponse.state:type_name -> links.v1.State
-	27, // 15: links.v1.State.started:type_name -> google.protobuf.Timestamp
-	22, // 16: links.v1.State.tunnels:type_name -> links.v1.TunnelState
-	23, // 17: links.v1.State.vteps:type_name -> links.v1.VTEPState
-	24, // 18: links.v1.State.next_hops:type_name -> links.v1.NextHopState
-	25, // 19: links.v1.State.problems:type_name -> links.v1.ObjectState
-	21, // 20: links.v1.State.sessions:type_name -> links.v1.SessionState
-	20, // 21: links.v1.State.sets:type_name -> links.v1.SetState
-	27, // 22: links.v1.SessionState.since:type_name -> google.protobuf.Timestamp
-	28, // 23: links.v1.SessionState.tx_interval:type_name -> google.protobuf.Duration
-	28, // 24: links.v1.SessionState.detection:type_name -> google.protobuf.Duration
-	26, // 25: links.v1.SessionState.dropped:type_name -> links.v1.SessionState.DroppedEntry
-	27, // 26: links.v1.TunnelState.since:type_name -> google.protobuf.Timestamp
-	27, // 27: links.v1.TunnelState.last_handshake:type_name -> google.protobuf.Timestamp
-	27, // 28: links.v1.VTEPState.since:type_name -> google.protobuf.Timestamp
-	0,  // 29: links.v1.ObjectState.status:type_name -> links.v1.Status
-	11, // 30: links.v1.LinksService.Apply:input_type -> links.v1.ApplyRequest
-	13, // 31: links.v1.LinksService.Get:input_type -> links.v1.GetRequest
-	15, // 32: links.v1.LinksService.Watch:input_type -> links.v1.WatchRequest
-	16, // 33: links.v1.LinksService.Drain:input_type -> links.v1.DrainRequest
-	12, // 34: links.v1.LinksService.Apply:output_type -> links.v1.ApplyResponse
-	14, // 35: links.v1.LinksService.Get:output_type -> links.v1.GetResponse
-	18, // 36: links.v1.LinksService.Watch:output_type -> links.v1.WatchResponse
-	17, // 37: links.v1.LinksService.Drain:output_type -> links.v1.DrainResponse
-	34, // [34:38] is the sub-list for method output_type
-	30, // [30:34] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	9,  // 10: links.v1.Tunnel.slots:type_name -> links.v1.Slot
+	1,  // 11: links.v1.ApplyRequest.plan:type_name -> links.v1.Plan
+	26, // 12: links.v1.ApplyResponse.objects:type_name -> links.v1.ObjectState
+	21, // 13: links.v1.ApplyResponse.sets:type_name -> links.v1.SetState
+	20, // 14: links.v1.GetResponse.state:type_name -> links.v1.State
+	20, // 15: links.v1.WatchResponse.state:type_name -> links.v1.State
+	28, // 16: links.v1.State.started:type_name -> google.protobuf.Timestamp
+	23, // 17: links.v1.State.tunnels:type_name -> links.v1.TunnelState
+	24, // 18: links.v1.State.vteps:type_name -> links.v1.VTEPState
+	25, // 19: links.v1.State.next_hops:type_name -> links.v1.NextHopState
+	26, // 20: links.v1.State.problems:type_name -> links.v1.ObjectState
+	22, // 21: links.v1.State.sessions:type_name -> links.v1.SessionState
+	21, // 22: links.v1.State.sets:type_name -> links.v1.SetState
+	28, // 23: links.v1.SessionState.since:type_name -> google.protobuf.Timestamp
+	29, // 24: links.v1.SessionState.tx_interval:type_name -> google.protobuf.Duration
+	29, // 25: links.v1.SessionState.detection:type_name -> google.protobuf.Duration
+	27, // 26: links.v1.SessionState.dropped:type_name -> links.v1.SessionState.DroppedEntry
+	28, // 27: links.v1.TunnelState.since:type_name -> google.protobuf.Timestamp
+	28, // 28: links.v1.TunnelState.last_handshake:type_name -> google.protobuf.Timestamp
+	28, // 29: links.v1.VTEPState.since:type_name -> google.protobuf.Timestamp
+	0,  // 30: links.v1.ObjectState.status:type_name -> links.v1.Status
+	12, // 31: links.v1.LinksService.Apply:input_type -> links.v1.ApplyRequest
+	14, // 32: links.v1.LinksService.Get:input_type -> links.v1.GetRequest
+	16, // 33: links.v1.LinksService.Watch:input_type -> links.v1.WatchRequest
+	17, // 34: links.v1.LinksService.Drain:input_type -> links.v1.DrainRequest
+	13, // 35: links.v1.LinksService.Apply:output_type -> links.v1.ApplyResponse
+	15, // 36: links.v1.LinksService.Get:output_type -> links.v1.GetResponse
+	19, // 37: links.v1.LinksService.Watch:output_type -> links.v1.WatchResponse
+	18, // 38: links.v1.LinksService.Drain:output_type -> links.v1.DrainResponse
+	35, // [35:39] is the sub-list for method output_type
+	31, // [31:35] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_links_v1_links_proto_init() }
@@ -2568,7 +2694,7 @@ func file_links_v1_links_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_links_v1_links_proto_rawDesc), len(file_links_v1_links_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
