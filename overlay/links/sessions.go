@@ -143,7 +143,7 @@ func (e *Engine) configureSessions(p *pass, plan overlay.Plan, exists func(devic
 		if t.BFD == nil {
 			continue
 		}
-		c := bfd.SessionConfig{Name: t.Name, Path: tunnelPath(t), Params: params(*t.BFD), AdminDown: e.drained[t.Device]}
+		c := bfd.SessionConfig{Name: t.Name, Path: tunnelPath(t), Params: params(*t.BFD), AdminDown: e.drained[e.plannedDevice(t.Device)]}
 		if !exists(t.Device) && !slices.ContainsFunc(e.configured, func(old bfd.SessionConfig) bool { return old.Path == c.Path }) {
 			p.note(kindSession, t.Name, &pendingError{"device " + t.Device})
 			continue
@@ -290,7 +290,7 @@ func (e *Engine) publishSessions() {
 		problems[s.Name] = s.Problem
 	}
 	s := *was
-	s.Sessions = sessionStates(*e.plan, e.bfdStates(), func(name string) string { return problems[name] })
+	s.Sessions = sessionStates(e.effective, e.bfdStates(), func(name string) string { return problems[name] })
 	e.publish(&s)
 }
 

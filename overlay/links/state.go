@@ -136,6 +136,10 @@ type TunnelState struct {
 	Drained bool
 	// Err is what could not be applied.
 	Err string
+	// KeyGeneration of the keys in use, 0 for the document's, and when they were made. Rotation says what goes on with them, "" for nothing.
+	KeyGeneration int
+	KeyMade       time.Time
+	Rotation      string
 }
 
 // VTEPState is one remote VTEP as it is.

@@ -165,6 +165,7 @@ func stateToWire(s *State) *linksv1.State {
 			State: t.State, Reason: t.Reason, Since: timeToWire(t.Since), Active: t.Active,
 			Endpoint: addrPortText(t.Endpoint), ListenPort: int32(t.ListenPort), LastHandshake: timeToWire(t.LastHandshake),
 			RxBytes: t.RxBytes, TxBytes: t.TxBytes, Mtu: int32(t.MTU), Error: t.Err, Drained: t.Drained,
+			KeyGeneration: int64(t.KeyGeneration), KeyMade: timeToWire(t.KeyMade), Rotation: t.Rotation,
 		})
 	}
 	for _, v := range s.VTEPs {
@@ -198,6 +199,7 @@ func stateFromWire(w *linksv1.State) State {
 			State: t.GetState(), Reason: t.GetReason(), Since: timeFromWire(t.GetSince()), Active: t.GetActive(),
 			Endpoint: readAddrPort(t.GetEndpoint()), ListenPort: int(t.GetListenPort()), LastHandshake: timeFromWire(t.GetLastHandshake()),
 			RxBytes: t.GetRxBytes(), TxBytes: t.GetTxBytes(), MTU: int(t.GetMtu()), Err: t.GetError(), Drained: t.GetDrained(),
+			KeyGeneration: int(t.GetKeyGeneration()), KeyMade: timeFromWire(t.GetKeyMade()), Rotation: t.GetRotation(),
 		})
 	}
 	for _, v := range w.GetVteps() {

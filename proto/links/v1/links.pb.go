@@ -1450,6 +1450,96 @@ func (*DrainResponse) Descriptor() ([]byte, []int) {
 	return file_links_v1_links_proto_rawDescGZIP(), []int{17}
 }
 
+type RotateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Device of the tunnel.
+	Device        string `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateRequest) Reset() {
+	*x = RotateRequest{}
+	mi := &file_links_v1_links_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateRequest) ProtoMessage() {}
+
+func (x *RotateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_links_v1_links_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateRequest.ProtoReflect.Descriptor instead.
+func (*RotateRequest) Descriptor() ([]byte, []int) {
+	return file_links_v1_links_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RotateRequest) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+type RotateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Generation of the keys that are to be replaced.
+	Generation    int64 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateResponse) Reset() {
+	*x = RotateResponse{}
+	mi := &file_links_v1_links_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateResponse) ProtoMessage() {}
+
+func (x *RotateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_links_v1_links_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateResponse.ProtoReflect.Descriptor instead.
+func (*RotateResponse) Descriptor() ([]byte, []int) {
+	return file_links_v1_links_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RotateResponse) GetGeneration() int64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
 type WatchResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	State         *State                 `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
@@ -1459,7 +1549,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_links_v1_links_proto_msgTypes[18]
+	mi := &file_links_v1_links_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1471,7 +1561,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[18]
+	mi := &file_links_v1_links_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1484,7 +1574,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{18}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WatchResponse) GetState() *State {
@@ -1518,7 +1608,7 @@ type State struct {
 
 func (x *State) Reset() {
 	*x = State{}
-	mi := &file_links_v1_links_proto_msgTypes[19]
+	mi := &file_links_v1_links_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1530,7 +1620,7 @@ func (x *State) String() string {
 func (*State) ProtoMessage() {}
 
 func (x *State) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[19]
+	mi := &file_links_v1_links_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1543,7 +1633,7 @@ func (x *State) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use State.ProtoReflect.Descriptor instead.
 func (*State) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{19}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *State) GetGateway() string {
@@ -1636,7 +1726,7 @@ type SetState struct {
 
 func (x *SetState) Reset() {
 	*x = SetState{}
-	mi := &file_links_v1_links_proto_msgTypes[20]
+	mi := &file_links_v1_links_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1648,7 +1738,7 @@ func (x *SetState) String() string {
 func (*SetState) ProtoMessage() {}
 
 func (x *SetState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[20]
+	mi := &file_links_v1_links_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1661,7 +1751,7 @@ func (x *SetState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetState.ProtoReflect.Descriptor instead.
 func (*SetState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{20}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SetState) GetId() uint32 {
@@ -1759,7 +1849,7 @@ type SessionState struct {
 
 func (x *SessionState) Reset() {
 	*x = SessionState{}
-	mi := &file_links_v1_links_proto_msgTypes[21]
+	mi := &file_links_v1_links_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1771,7 +1861,7 @@ func (x *SessionState) String() string {
 func (*SessionState) ProtoMessage() {}
 
 func (x *SessionState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[21]
+	mi := &file_links_v1_links_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1784,7 +1874,7 @@ func (x *SessionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionState.ProtoReflect.Descriptor instead.
 func (*SessionState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{21}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SessionState) GetName() string {
@@ -1966,14 +2056,19 @@ type TunnelState struct {
 	Mtu           int32                  `protobuf:"varint,16,opt,name=mtu,proto3" json:"mtu,omitempty"`
 	Error         string                 `protobuf:"bytes,17,opt,name=error,proto3" json:"error,omitempty"`
 	// Drained: the operator has taken traffic off this tunnel as long as there is another.
-	Drained       bool `protobuf:"varint,18,opt,name=drained,proto3" json:"drained,omitempty"`
+	Drained bool `protobuf:"varint,18,opt,name=drained,proto3" json:"drained,omitempty"`
+	// Key_generation of the keys in use, 0 for the document's, and when they were made.
+	KeyGeneration int64                  `protobuf:"varint,30,opt,name=key_generation,json=keyGeneration,proto3" json:"key_generation,omitempty"`
+	KeyMade       *timestamppb.Timestamp `protobuf:"bytes,31,opt,name=key_made,json=keyMade,proto3" json:"key_made,omitempty"`
+	// Rotation says what goes on with the keys; empty for nothing.
+	Rotation      string `protobuf:"bytes,32,opt,name=rotation,proto3" json:"rotation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TunnelState) Reset() {
 	*x = TunnelState{}
-	mi := &file_links_v1_links_proto_msgTypes[22]
+	mi := &file_links_v1_links_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1985,7 +2080,7 @@ func (x *TunnelState) String() string {
 func (*TunnelState) ProtoMessage() {}
 
 func (x *TunnelState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[22]
+	mi := &file_links_v1_links_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1998,7 +2093,7 @@ func (x *TunnelState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelState.ProtoReflect.Descriptor instead.
 func (*TunnelState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{22}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *TunnelState) GetDevice() string {
@@ -2127,6 +2222,27 @@ func (x *TunnelState) GetDrained() bool {
 	return false
 }
 
+func (x *TunnelState) GetKeyGeneration() int64 {
+	if x != nil {
+		return x.KeyGeneration
+	}
+	return 0
+}
+
+func (x *TunnelState) GetKeyMade() *timestamppb.Timestamp {
+	if x != nil {
+		return x.KeyMade
+	}
+	return nil
+}
+
+func (x *TunnelState) GetRotation() string {
+	if x != nil {
+		return x.Rotation
+	}
+	return ""
+}
+
 // VTEPState is one remote VTEP as it is.
 type VTEPState struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -2142,7 +2258,7 @@ type VTEPState struct {
 
 func (x *VTEPState) Reset() {
 	*x = VTEPState{}
-	mi := &file_links_v1_links_proto_msgTypes[23]
+	mi := &file_links_v1_links_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2154,7 +2270,7 @@ func (x *VTEPState) String() string {
 func (*VTEPState) ProtoMessage() {}
 
 func (x *VTEPState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[23]
+	mi := &file_links_v1_links_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2167,7 +2283,7 @@ func (x *VTEPState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VTEPState.ProtoReflect.Descriptor instead.
 func (*VTEPState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{23}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *VTEPState) GetGateway() string {
@@ -2222,7 +2338,7 @@ type NextHopState struct {
 
 func (x *NextHopState) Reset() {
 	*x = NextHopState{}
-	mi := &file_links_v1_links_proto_msgTypes[24]
+	mi := &file_links_v1_links_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2234,7 +2350,7 @@ func (x *NextHopState) String() string {
 func (*NextHopState) ProtoMessage() {}
 
 func (x *NextHopState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[24]
+	mi := &file_links_v1_links_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2247,7 +2363,7 @@ func (x *NextHopState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextHopState.ProtoReflect.Descriptor instead.
 func (*NextHopState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{24}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *NextHopState) GetId() uint32 {
@@ -2307,7 +2423,7 @@ type ObjectState struct {
 
 func (x *ObjectState) Reset() {
 	*x = ObjectState{}
-	mi := &file_links_v1_links_proto_msgTypes[25]
+	mi := &file_links_v1_links_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2319,7 +2435,7 @@ func (x *ObjectState) String() string {
 func (*ObjectState) ProtoMessage() {}
 
 func (x *ObjectState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[25]
+	mi := &file_links_v1_links_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2332,7 +2448,7 @@ func (x *ObjectState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectState.ProtoReflect.Descriptor instead.
 func (*ObjectState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{25}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ObjectState) GetKind() string {
@@ -2486,7 +2602,13 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\fDrainRequest\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x18\n" +
 	"\adrained\x18\x02 \x01(\bR\adrained\"\x0f\n" +
-	"\rDrainResponse\"6\n" +
+	"\rDrainResponse\"'\n" +
+	"\rRotateRequest\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\"0\n" +
+	"\x0eRotateResponse\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x03R\n" +
+	"generation\"6\n" +
 	"\rWatchResponse\x12%\n" +
 	"\x05state\x18\x01 \x01(\v2\x0f.links.v1.StateR\x05state\"\xa9\x03\n" +
 	"\x05State\x12\x18\n" +
@@ -2538,7 +2660,7 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\aproblem\x18\x16 \x01(\tR\aproblem\x1a:\n" +
 	"\fDroppedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x91\x04\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x8b\x05\n" +
 	"\vTunnelState\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -2559,7 +2681,10 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\btx_bytes\x18\x0f \x01(\x04R\atxBytes\x12\x10\n" +
 	"\x03mtu\x18\x10 \x01(\x05R\x03mtu\x12\x14\n" +
 	"\x05error\x18\x11 \x01(\tR\x05error\x12\x18\n" +
-	"\adrained\x18\x12 \x01(\bR\adrained\"\x9b\x01\n" +
+	"\adrained\x18\x12 \x01(\bR\adrained\x12%\n" +
+	"\x0ekey_generation\x18\x1e \x01(\x03R\rkeyGeneration\x125\n" +
+	"\bkey_made\x18\x1f \x01(\v2\x1a.google.protobuf.TimestampR\akeyMade\x12\x1a\n" +
+	"\brotation\x18  \x01(\tR\brotation\"\x9b\x01\n" +
 	"\tVTEPState\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\tR\x04addr\x12\x16\n" +
@@ -2583,12 +2708,13 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\tSTATUS_OK\x10\x01\x12\x12\n" +
 	"\x0eSTATUS_PENDING\x10\x02\x12\x10\n" +
 	"\fSTATUS_ERROR\x10\x03\x12\x12\n" +
-	"\x0eSTATUS_FOREIGN\x10\x042\xf2\x01\n" +
+	"\x0eSTATUS_FOREIGN\x10\x042\xaf\x02\n" +
 	"\fLinksService\x128\n" +
 	"\x05Apply\x12\x16.links.v1.ApplyRequest\x1a\x17.links.v1.ApplyResponse\x122\n" +
 	"\x03Get\x12\x14.links.v1.GetRequest\x1a\x15.links.v1.GetResponse\x12:\n" +
 	"\x05Watch\x12\x16.links.v1.WatchRequest\x1a\x17.links.v1.WatchResponse0\x01\x128\n" +
-	"\x05Drain\x12\x16.links.v1.DrainRequest\x1a\x17.links.v1.DrainResponseB\x1fZ\x1dfabric/proto/links/v1;linksv1b\x06proto3"
+	"\x05Drain\x12\x16.links.v1.DrainRequest\x1a\x17.links.v1.DrainResponse\x12;\n" +
+	"\x06Rotate\x12\x17.links.v1.RotateRequest\x1a\x18.links.v1.RotateResponseB\x1fZ\x1dfabric/proto/links/v1;linksv1b\x06proto3"
 
 var (
 	file_links_v1_links_proto_rawDescOnce sync.Once
@@ -2603,7 +2729,7 @@ func file_links_v1_links_proto_rawDescGZIP() []byte {
 }
 
 var file_links_v1_links_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_links_v1_links_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_links_v1_links_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_links_v1_links_proto_goTypes = []any{
 	(Status)(0),                   // 0: links.v1.Status
 	(*Plan)(nil),                  // 1: links.v1.Plan
@@ -2624,17 +2750,19 @@ var file_links_v1_links_proto_goTypes = []any{
 	(*WatchRequest)(nil),          // 16: links.v1.WatchRequest
 	(*DrainRequest)(nil),          // 17: links.v1.DrainRequest
 	(*DrainResponse)(nil),         // 18: links.v1.DrainResponse
-	(*WatchResponse)(nil),         // 19: links.v1.WatchResponse
-	(*State)(nil),                 // 20: links.v1.State
-	(*SetState)(nil),              // 21: links.v1.SetState
-	(*SessionState)(nil),          // 22: links.v1.SessionState
-	(*TunnelState)(nil),           // 23: links.v1.TunnelState
-	(*VTEPState)(nil),             // 24: links.v1.VTEPState
-	(*NextHopState)(nil),          // 25: links.v1.NextHopState
-	(*ObjectState)(nil),           // 26: links.v1.ObjectState
-	nil,                           // 27: links.v1.SessionState.DroppedEntry
-	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
+	(*RotateRequest)(nil),         // 19: links.v1.RotateRequest
+	(*RotateResponse)(nil),        // 20: links.v1.RotateResponse
+	(*WatchResponse)(nil),         // 21: links.v1.WatchResponse
+	(*State)(nil),                 // 22: links.v1.State
+	(*SetState)(nil),              // 23: links.v1.SetState
+	(*SessionState)(nil),          // 24: links.v1.SessionState
+	(*TunnelState)(nil),           // 25: links.v1.TunnelState
+	(*VTEPState)(nil),             // 26: links.v1.VTEPState
+	(*NextHopState)(nil),          // 27: links.v1.NextHopState
+	(*ObjectState)(nil),           // 28: links.v1.ObjectState
+	nil,                           // 29: links.v1.SessionState.DroppedEntry
+	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 31: google.protobuf.Duration
 }
 var file_links_v1_links_proto_depIdxs = []int32{
 	8,  // 0: links.v1.Plan.tunnels:type_name -> links.v1.Tunnel
@@ -2649,38 +2777,41 @@ var file_links_v1_links_proto_depIdxs = []int32{
 	5,  // 9: links.v1.Tunnel.carrier:type_name -> links.v1.Carrier
 	9,  // 10: links.v1.Tunnel.slots:type_name -> links.v1.Slot
 	1,  // 11: links.v1.ApplyRequest.plan:type_name -> links.v1.Plan
-	26, // 12: links.v1.ApplyResponse.objects:type_name -> links.v1.ObjectState
-	21, // 13: links.v1.ApplyResponse.sets:type_name -> links.v1.SetState
-	20, // 14: links.v1.GetResponse.state:type_name -> links.v1.State
-	20, // 15: links.v1.WatchResponse.state:type_name -> links.v1.State
-	28, // 16: links.v1.State.started:type_name -> google.protobuf.Timestamp
-	23, // 17: links.v1.State.tunnels:type_name -> links.v1.TunnelState
-	24, // 18: links.v1.State.vteps:type_name -> links.v1.VTEPState
-	25, // 19: links.v1.State.next_hops:type_name -> links.v1.NextHopState
-	26, // 20: links.v1.State.problems:type_name -> links.v1.ObjectState
-	22, // 21: links.v1.State.sessions:type_name -> links.v1.SessionState
-	21, // 22: links.v1.State.sets:type_name -> links.v1.SetState
-	28, // 23: links.v1.SessionState.since:type_name -> google.protobuf.Timestamp
-	29, // 24: links.v1.SessionState.tx_interval:type_name -> google.protobuf.Duration
-	29, // 25: links.v1.SessionState.detection:type_name -> google.protobuf.Duration
-	27, // 26: links.v1.SessionState.dropped:type_name -> links.v1.SessionState.DroppedEntry
-	28, // 27: links.v1.TunnelState.since:type_name -> google.protobuf.Timestamp
-	28, // 28: links.v1.TunnelState.last_handshake:type_name -> google.protobuf.Timestamp
-	28, // 29: links.v1.VTEPState.since:type_name -> google.protobuf.Timestamp
-	0,  // 30: links.v1.ObjectState.status:type_name -> links.v1.Status
-	12, // 31: links.v1.LinksService.Apply:input_type -> links.v1.ApplyRequest
-	14, // 32: links.v1.LinksService.Get:input_type -> links.v1.GetRequest
-	16, // 33: links.v1.LinksService.Watch:input_type -> links.v1.WatchRequest
-	17, // 34: links.v1.LinksService.Drain:input_type -> links.v1.DrainRequest
-	13, // 35: links.v1.LinksService.Apply:output_type -> links.v1.ApplyResponse
-	15, // 36: links.v1.LinksService.Get:output_type -> links.v1.GetResponse
-	19, // 37: links.v1.LinksService.Watch:output_type -> links.v1.WatchResponse
-	18, // 38: links.v1.LinksService.Drain:output_type -> links.v1.DrainResponse
-	35, // [35:39] is the sub-list for method output_type
-	31, // [31:35] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	28, // 12: links.v1.ApplyResponse.objects:type_name -> links.v1.ObjectState
+	23, // 13: links.v1.ApplyResponse.sets:type_name -> links.v1.SetState
+	22, // 14: links.v1.GetResponse.state:type_name -> links.v1.State
+	22, // 15: links.v1.WatchResponse.state:type_name -> links.v1.State
+	30, // 16: links.v1.State.started:type_name -> google.protobuf.Timestamp
+	25, // 17: links.v1.State.tunnels:type_name -> links.v1.TunnelState
+	26, // 18: links.v1.State.vteps:type_name -> links.v1.VTEPState
+	27, // 19: links.v1.State.next_hops:type_name -> links.v1.NextHopState
+	28, // 20: links.v1.State.problems:type_name -> links.v1.ObjectState
+	24, // 21: links.v1.State.sessions:type_name -> links.v1.SessionState
+	23, // 22: links.v1.State.sets:type_name -> links.v1.SetState
+	30, // 23: links.v1.SessionState.since:type_name -> google.protobuf.Timestamp
+	31, // 24: links.v1.SessionState.tx_interval:type_name -> google.protobuf.Duration
+	31, // 25: links.v1.SessionState.detection:type_name -> google.protobuf.Duration
+	29, // 26: links.v1.SessionState.dropped:type_name -> links.v1.SessionState.DroppedEntry
+	30, // 27: links.v1.TunnelState.since:type_name -> google.protobuf.Timestamp
+	30, // 28: links.v1.TunnelState.last_handshake:type_name -> google.protobuf.Timestamp
+	30, // 29: links.v1.TunnelState.key_made:type_name -> google.protobuf.Timestamp
+	30, // 30: links.v1.VTEPState.since:type_name -> google.protobuf.Timestamp
+	0,  // 31: links.v1.ObjectState.status:type_name -> links.v1.Status
+	12, // 32: links.v1.LinksService.Apply:input_type -> links.v1.ApplyRequest
+	14, // 33: links.v1.LinksService.Get:input_type -> links.v1.GetRequest
+	16, // 34: links.v1.LinksService.Watch:input_type -> links.v1.WatchRequest
+	17, // 35: links.v1.LinksService.Drain:input_type -> links.v1.DrainRequest
+	19, // 36: links.v1.LinksService.Rotate:input_type -> links.v1.RotateRequest
+	13, // 37: links.v1.LinksService.Apply:output_type -> links.v1.ApplyResponse
+	15, // 38: links.v1.LinksService.Get:output_type -> links.v1.GetResponse
+	21, // 39: links.v1.LinksService.Watch:output_type -> links.v1.WatchResponse
+	18, // 40: links.v1.LinksService.Drain:output_type -> links.v1.DrainResponse
+	20, // 41: links.v1.LinksService.Rotate:output_type -> links.v1.RotateResponse
+	37, // [37:42] is the sub-list for method output_type
+	32, // [32:37] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_links_v1_links_proto_init() }
@@ -2694,7 +2825,7 @@ func file_links_v1_links_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_links_v1_links_proto_rawDesc), len(file_links_v1_links_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
