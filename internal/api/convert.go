@@ -110,12 +110,17 @@ func explanation(e site.Explanation) *fabricv1.ExplainRouteResponse {
 }
 
 func tunnelStatus(t tunnel) *fabricv1.Tunnel {
-	return &fabricv1.Tunnel{
+	out := &fabricv1.Tunnel{
 		Remote: t.Remote, Name: t.Name, Device: t.Device, Rank: proto.Uint32(count(t.Rank)), Kind: t.Kind, Implementation: t.Implementation,
 		State: t.State, Reason: t.Reason, Since: stamp(t.Since), Active: t.Active, Endpoint: text(t.Endpoint),
 		ListenPort: count(t.ListenPort), LastHandshake: stamp(t.LastHandshake), RxBytes: &t.RxBytes, TxBytes: &t.TxBytes,
 		Mtu: count(t.MTU), Error: t.Err, Drained: t.Drained, Bfd: bfdSession(t.bfd),
+		KeyMade: stamp(t.KeyMade), KeyRotation: t.Rotation,
 	}
+	if t.Kind == keyedKind {
+		out.KeyGeneration = proto.Uint32(count(t.KeyGeneration))
+	}
+	return out
 }
 
 // bfdSession is nil for nil.
