@@ -23,7 +23,7 @@ const (
 // Ports: the r-th tunnel of a link's list (from 0) listens on the fabric's port + r × Document.PortStride + the remote gateway's place in
 // the document (from 0), and dials the remote's first port + r × PortStride + our own place. Its names and addresses are derived from
 // that place too, so that a change of ranks alone moves nothing but traffic. So a gateway appended to the document moves no port. The
-// public ports of a gateway behind NAT are counted likewise.
+// public ports of a gateway behind NAT are counted likewise. Later generations of keys have ports of their own, Document.SlotStride higher.
 //
 // Who dials: whoever knows an endpoint of the other, possibly both; of a tunnel of kind "tls" one side only (config.Gateway.DialsTLS).
 // Only a side that dials sends keepalives (X15, X16). If neither knows one, the link has no tunnels, and the remote VTEP is kept
@@ -145,6 +145,11 @@ func compileTunnel(doc *config.Document, own *config.Gateway, link config.Link, 
 		}
 		tunnel.Endpoint = netip.AddrPortFrom(e.Address.Unmap(), uint16(port))
 		tunnel.Keepalive = keepalive(own)
+	}
+	tunnel.PresharedKeyFile = link.PresharedKeyFile
+	if t.Kind == KindWireGuard {
+		tunnel.RekeyAge = int(doc.Fabric.WireGuardRekeyAge.Std() / time.Second)
+		tunnel.Slots = makeSlots(doc, own.Name, remote.Name, place, tunnel)
 	}
 	return tunnel, nil
 }

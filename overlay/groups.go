@@ -18,19 +18,25 @@ func TunnelGroupID(vtep netip.Addr) uint32 {
 	return NextHopFirst | binary.BigEndian.Uint32(s[:4])
 }
 
-// Shared says which of the plan's tunnel devices have another one of equal rank to the same gateway.
+// Shared says which of the plan's tunnel devices belong to a tunnel that has another one of equal rank to the same gateway. Generations
+// of one tunnel are one.
 func (p *Plan) Shared() map[string]bool {
 	type way struct {
 		remote string
 		rank   int
 	}
-	first, shared := map[way]string{}, map[string]bool{}
+	equal := map[way]map[string]bool{}
 	for _, t := range p.Tunnels {
 		w := way{t.Remote, t.Rank}
-		if other, twice := first[w]; twice {
-			shared[other], shared[t.Device] = true, true
-		} else {
-			first[w] = t.Device
+		if equal[w] == nil {
+			equal[w] = map[string]bool{}
+		}
+		equal[w][t.Of()] = true
+	}
+	shared := map[string]bool{}
+	for _, t := range p.Tunnels {
+		if len(equal[way{t.Remote, t.Rank}]) > 1 {
+			shared[t.Device] = true
 		}
 	}
 	return shared

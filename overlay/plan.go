@@ -124,6 +124,15 @@ type Tunnel struct {
 	BFD *BFD `json:"bfd,omitempty"`
 	// Carrier is how the packets of KindTLS travel; nil with other kinds.
 	Carrier *Carrier `json:"carrier,omitempty"`
+	// PresharedKeyFile holds the key that both ends have beside the others, "" for none.
+	PresharedKeyFile string `json:"preshared-key-file,omitempty"`
+	// Slots are the places for later generations of keys. None, in a plan of an older fabric-site or where there are no ports for
+	// them: the tunnel keeps its keys.
+	Slots []Slot `json:"slots,omitempty"`
+	// RekeyAge in seconds is the age at which keys are replaced, 0 for never.
+	RekeyAge int `json:"rekey-age,omitempty"`
+	// Planned is the device of the tunnel in the plan where this is a later generation of its keys; "" for the plan's own. fabric-links sets it.
+	Planned string `json:"-"`
 }
 
 // RemoteVTEP is another gateway's loopback and the ways to it.
@@ -256,6 +265,7 @@ func (p Plan) Validate() error {
 			bad("tunnel %q: keepalive of %d s is out of range", t.Name, t.Keepalive)
 		}
 	}
+	p.validateKeys(devices, ports, bad)
 	addrs := map[netip.Addr]string{}
 	for _, v := range p.VTEPs {
 		if !unicast(v.Addr) || v.Addr.Is4() != p.VTEP.Is4() {
@@ -269,7 +279,7 @@ func (p Plan) Validate() error {
 		}
 		addrs[v.Addr] = v.Gateway
 		for _, d := range v.Devices {
-			if _, ok := devices[d]; !ok {
+			if i, ok := devices[d]; !ok || i < 0 {
 				bad("VTEP %s of %s: no tunnel has device %q", v.Addr, v.Gateway, d)
 			}
 		}

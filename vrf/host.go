@@ -120,7 +120,8 @@ func Compile(doc *config.Document, gateway string, f kernel.Features) (*Host, er
 	}
 	for i := range plan.Tunnels {
 		t := &plan.Tunnels[i]
-		c.tunnels = append(c.tunnels, t.Device)
+		// Those of later keys too, from the start: a tunnel changes its device when its keys are replaced.
+		c.tunnels = append(c.tunnels, t.Devices()...)
 		if t.Kind == overlay.KindDirect {
 			c.directPort, c.directSources = t.ListenPort, append(c.directSources, t.Endpoint.Addr().String())
 		}

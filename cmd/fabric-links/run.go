@@ -18,6 +18,7 @@ import (
 	"fabric/overlay"
 	"fabric/overlay/bfd"
 	"fabric/overlay/links"
+	"fabric/overlay/links/rotation"
 )
 
 func (o options) processes(died func()) (links.Processes, links.CarrierProcess, error) {
@@ -76,9 +77,18 @@ func runEngine(ctx context.Context, o options) error {
 	var engine *links.Engine
 	sessions := bfd.New(bfd.Config{Log: log, OnChange: func(c bfd.Change) { engine.SessionChanged(c) }})
 	prober := links.NewProber()
+	keys, err := rotation.OpenStore(links.KeysDir(o.stateDir))
+	if err != nil {
+		return err
+	}
+	exchange := rotation.NewExchange(log, func(ctx context.Context, device string, m rotation.Message) rotation.Message {
+		return engine.Answer(ctx, device, m)
+	})
+	defer exchange.Close()
 	engine = links.New(links.Config{
 		Log: log, Host: host, Repair: repair, Processes: processes, Reader: reader,
 		Carriers: links.NewCarriers(o.runDir, carrier), Liveness: links.Handshake{}, BFD: sessions, Paths: prober, Store: store,
+		Keys: keys, Exchange: exchange,
 		Ready: func() { close(ready) },
 		Beat:  func() { daemon.Notify(daemon.Watchdog) },
 	})

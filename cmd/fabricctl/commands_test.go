@@ -44,6 +44,8 @@ var commands = []struct {
 	{"tunnel-drain-forced", nil, []string{"tunnel", "drain", "fxwdef", "--force"}},
 	{"tunnel-drain-last", [][]string{{"tunnel", "drain", "fxwabd"}}, []string{"tunnel", "drain", "fxwabc", "--force"}},
 	{"tunnel-undrain", [][]string{{"tunnel", "drain", "fxwabc"}}, []string{"tunnel", "undrain", "sz-1/hk-1/0"}},
+	{"tunnel-rotate", nil, []string{"tunnel", "rotate", "sz-1/hk-1/0"}},
+	{"tunnel-rotate-wait", [][]string{{"tunnel", "rotate", "sz-1/hk-1/0"}}, []string{"tunnel", "rotate", "--all", "--wait"}},
 	{"bfd-list", nil, []string{"bfd", "list"}},
 	{"bfd-list-vrf", nil, []string{"bfd", "list", "--vrf", "CORE"}},
 	{"bfd-show", nil, []string{"bfd", "show", "fxwabc"}},

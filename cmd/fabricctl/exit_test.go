@@ -28,6 +28,15 @@ func TestExitCodes(t *testing.T) {
 	refuseDrain := func(g *apitest.Gateway) {
 		g.OnDrain = func(string, bool) error { return errors.New("disk full") }
 	}
+	refuseRotate := func(g *apitest.Gateway) {
+		g.OnRotate = func(device string) (int, error) {
+			if device == "fxwabd" {
+				return 0, nil
+			}
+			return 0, errors.New("its keys cannot be replaced")
+		}
+	}
+	rotateForEver := func(g *apitest.Gateway) { g.OnRotate = func(string) (int, error) { return 0, nil } }
 	for _, c := range []struct {
 		name    string
 		prepare func(*apitest.Gateway)
@@ -61,6 +70,12 @@ func TestExitCodes(t *testing.T) {
 		{"no such tunnel to undrain", nil, []string{"tunnel", "undrain", "fxwxyz"}, exitNotFound, "sz-1/hk-1/0 (fxwabc)"},
 		{"which tunnel", nil, []string{"tunnel", "drain", "hk-1"}, exitFailed, `which tunnel? "hk-1" fits sz-1/hk-1/0 (fxwabc), sz-1/hk-1/1 (fxwabd)`},
 		{"drain refused", refuseDrain, []string{"tunnel", "drain", "fxwabc"}, exitFailed, "tunnel drain fxwabc: disk full"},
+		{"rotate refused", refuseRotate, []string{"tunnel", "rotate", "fxwabc"}, exitFailed, "tunnel rotate sz-1/hk-1/0: its keys cannot be replaced"},
+		{"rotate one of all refused", refuseRotate, []string{"tunnel", "rotate", "--all"}, exitFailed, "the keys of sz-1/hk-1/0, sz-1/gz-1/0 were not replaced"},
+		{"rotate for ever", rotateForEver, []string{"tunnel", "rotate", "fxwabc", "--wait", "--timeout", "50ms"}, exitWaitTimeout, "after 50ms the keys of sz-1/hk-1/0 are still being replaced"},
+		{"rotate nothing", nil, []string{"tunnel", "rotate"}, exitUsage, "give one tunnel, or --all"},
+		{"rotate one and all", nil, []string{"tunnel", "rotate", "fxwabc", "--all"}, exitUsage, "give one tunnel, or --all"},
+		{"rotate no such tunnel", nil, []string{"tunnel", "rotate", "fxwxyz"}, exitNotFound, "sz-1/hk-1/0 (fxwabc)"},
 		{"two tunnels", nil, []string{"tunnel", "drain", "fxwabc", "fxwabd"}, exitUsage, "accepts 1 arg"},
 		{"no such BFD session", nil, []string{"bfd", "show", "nobody"}, exitNotFound, `it has sz-1/hk-1/0, CORE/core-router`},
 		{"no such BFD session to count", nil, []string{"bfd", "counters", "nobody"}, exitNotFound, `it has sz-1/hk-1/0, CORE/core-router`},

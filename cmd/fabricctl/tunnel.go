@@ -16,7 +16,7 @@ import (
 )
 
 func (a *app) tunnelCommand() *cobra.Command {
-	return group("tunnel", "Tunnels to other gateways", a.tunnelList(), a.tunnelShow(), a.tunnelWatch(), a.tunnelDrain(), a.tunnelUndrain())
+	return group("tunnel", "Tunnels to other gateways", a.tunnelList(), a.tunnelShow(), a.tunnelWatch(), a.tunnelDrain(), a.tunnelUndrain(), a.tunnelRotate())
 }
 
 func (a *app) tunnelList() *cobra.Command {

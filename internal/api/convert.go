@@ -115,14 +115,19 @@ func tunnelStatus(t tunnel) *fabricv1.Tunnel {
 	if share, known := t.Path.Loss(); known {
 		loss = proto.Float64(math.Round(share*10000) / 100)
 	}
-	return &fabricv1.Tunnel{
+	out := &fabricv1.Tunnel{
 		Remote: t.Remote, Name: t.Name, Device: t.Device, Rank: proto.Uint32(count(t.Rank)), Kind: t.Kind, Implementation: t.Implementation,
 		State: t.State, Reason: t.Reason, Since: stamp(t.Since), Active: t.Active, Endpoint: text(t.Endpoint),
 		ListenPort: count(t.ListenPort), LastHandshake: stamp(t.LastHandshake), RxBytes: &t.RxBytes, TxBytes: &t.TxBytes,
 		Mtu: count(t.MTU), Error: t.Err, Drained: t.Drained, Bfd: bfdSession(t.bfd),
 		Encryption: t.Encryption(),
 		Rtt:        span(t.Path.RTT), MinRtt: span(t.Path.MinRTT), LossPercent: loss,
+		KeyMade: stamp(t.KeyMade), KeyRotation: t.Rotation,
 	}
+	if t.Kind == keyedKind {
+		out.KeyGeneration = proto.Uint32(count(t.KeyGeneration))
+	}
+	return out
 }
 
 // bfdSession is nil for nil.

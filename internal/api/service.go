@@ -40,6 +40,8 @@ type Gateway interface {
 	DrainTunnel(ctx context.Context, device string, drained bool) error
 	// ApproveCloud lets the deletes go that are held back in the VPC's tables because they are so many, and returns how many.
 	ApproveCloud() int
+	// RotateTunnel has the keys of the tunnel of a device replaced, and returns the generation of the present ones at once.
+	RotateTunnel(ctx context.Context, device string) (generation int, err error)
 	// Plan says in words what a document would change on this gateway; it changes nothing.
 	Plan(ctx context.Context, doc *config.Document) ([]string, error)
 }

@@ -195,7 +195,7 @@ func TestTLSTunnels(t *testing.T) {
 	want := map[string]string{
 		"tun-missing":      "/dev/net/tun cannot be used: file does not exist",
 		"tls-certificate":  "/etc/fabric/keys/gw-tls.crt is not there",
-		"firewall-missing": "eth0 has a public address and nothing drops what comes in; the fabric needs udp ports 51821 there, and tcp ports 443",
+		"firewall-missing": "eth0 has a public address and nothing drops what comes in; the fabric needs udp ports 51821, 52077, 52333 there, and tcp ports 443",
 	}
 	for _, found := range Run(t.Context(), f) {
 		if what, ok := want[found.ID]; ok && found.What == what {

@@ -20,7 +20,9 @@ var foreignChecks = []check{
 			ours[name] = true
 		}
 		for _, t := range s.plan.Tunnels {
-			ours[t.Device] = true
+			for _, d := range t.Devices() {
+				ours[d] = true
+			}
 		}
 		for _, d := range s.Host.Devices {
 			// A TUN is a moment without alias while its process starts.

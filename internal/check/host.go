@@ -79,7 +79,9 @@ var hostChecks = []check{
 			if t.Kind == overlay.KindDirect {
 				continue
 			}
-			faults = append(faults, s.taken("udp", t.ListenPort, func(p Port) bool { return p.unowned() && kernelOurs })...)
+			for _, port := range t.ListenPorts() {
+				faults = append(faults, s.taken("udp", port, func(p Port) bool { return p.unowned() && kernelOurs })...)
+			}
 		}
 		return faults
 	}},
@@ -238,8 +240,8 @@ func (s *subject) isMember(device string) bool {
 func (s *subject) udpPorts() string {
 	var ports []string
 	for _, t := range s.plan.Tunnels {
-		if t.ListenPort != 0 {
-			ports = append(ports, strconv.Itoa(t.ListenPort))
+		for _, port := range t.ListenPorts() {
+			ports = append(ports, strconv.Itoa(port))
 		}
 	}
 	slices.Sort(ports)

@@ -184,7 +184,7 @@ func (s *subject) guarded() (devices []string) {
 		devices = append(devices, m.VXLAN)
 	}
 	for _, t := range s.plan.Tunnels {
-		devices = append(devices, t.Device)
+		devices = append(devices, t.Devices()...)
 	}
 	return devices
 }

@@ -23,7 +23,7 @@ var programs = []string{"fabric-site", "fabric-links"}
 func (f *Facts) sockets(s *subject) {
 	wanted := map[string][]int{"tcp": {f.Document.Fabric.BGP.Port}, "udp": {f.Document.Fabric.VXLANPort, bfd.SingleHopPort, bfd.MultihopPort}}
 	for _, t := range s.plan.Tunnels {
-		wanted["udp"] = append(wanted["udp"], t.ListenPort)
+		wanted["udp"] = append(wanted["udp"], t.ListenPorts()...)
 	}
 	if s.plan.Listener != nil {
 		wanted["tcp"] = append(wanted["tcp"], s.plan.Listener.Port)

@@ -17,6 +17,8 @@ type Link struct {
 	Index, RemoteIndex int
 	// Tunnels in the document's order, at least one.
 	Tunnels []Tunnel
+	// PresharedKeyFile is the pair's, "" for none.
+	PresharedKeyFile string
 }
 
 // Neighbours returns the gateways linked with this one, sorted by name; none if the gateway is unknown.
@@ -31,6 +33,7 @@ func (d *Document) Neighbours(gateway string) []Link {
 	links := make([]Link, len(near))
 	for i, n := range near {
 		links[i] = Link{Remote: n.gateway, RemoteSite: n.site, Index: n.ordinal, RemoteIndex: ordinal, Tunnels: n.tunnels}
+		links[i].PresharedKeyFile = d.Links.presharedKeyFile(own.Name, n.gateway.Name)
 	}
 	return links
 }

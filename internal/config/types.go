@@ -47,6 +47,9 @@ type Fabric struct {
 	TLSTokenFile string `yaml:"tls-token-file,omitempty" json:"tls-token-file,omitempty"`
 	// DirectPort is the UDP port of all tunnels of kind "direct", at both ends. Default 4790.
 	DirectPort int `yaml:"direct-port,omitempty" json:"direct-port,omitempty"`
+	// WireGuardRekeyAge is the age at which the keys of a tunnel are replaced, without a gap, by keys made for it alone; 1h to 8760h, absent for
+	// never. Replaced keys need further ports: with up to 64 gateways and 4 tunnels a link those 256 and 512 above each tunnel's own.
+	WireGuardRekeyAge Duration `yaml:"wireguard-rekey-age,omitempty" json:"wireguard-rekey-age,omitempty"`
 	// BFD are the timers of the sessions on tunnels, and of peers that ask for BFD without naming timers.
 	BFD BFD `yaml:"bfd,omitempty" json:"bfd,omitempty"`
 	// BGP are the default BGP settings for sessions between gateways and with third parties.
@@ -396,6 +399,9 @@ type LinkPair struct {
 	// Tunnels, the preferred first; an empty list means that these two gateways are not linked. With Mesh "hub" a pair of two that are no
 	// hubs links them directly.
 	Tunnels []Tunnel `yaml:"tunnels" json:"tunnels"`
+	// PresharedKeyFile is the whole path, the same at both gateways, of the file with a WireGuard preshared key that both hold besides their
+	// own keys; mode 0600 or stricter. It goes with the keys of the document; those that follow them have one of their own.
+	PresharedKeyFile string `yaml:"preshared-key-file,omitempty" json:"preshared-key-file,omitempty"`
 }
 
 // Tunnel is one way between two gateways.

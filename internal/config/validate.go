@@ -239,6 +239,9 @@ func (v *validator) fabric(f *Fabric, path string) {
 	v.port(path+".vxlan-port", f.VXLANPort)
 	v.port(path+".wireguard-port", f.WireGuardPort)
 	v.port(path+".direct-port", f.DirectPort)
+	if f.WireGuardRekeyAge != 0 {
+		v.seconds(path+".wireguard-rekey-age", f.WireGuardRekeyAge, time.Hour, 8760*time.Hour)
+	}
 	v.bfd(path+".bfd", f.BFD)
 	if f.TLSTokenFile != "" {
 		v.file(path+".tls-token-file", f.TLSTokenFile)

@@ -56,6 +56,7 @@ func (v *validator) linkCommunity(c Community, path string) {
 // linkPair checks the tunnels of one link. Sites maps gateways to sites, joined sites to the sites they are joined with.
 func (v *validator) linkPair(p LinkPair, path string, sites map[string]string, joined map[string]func(string) bool, seen map[[2]string]bool) {
 	v.tunnels(p.Tunnels, path+".tunnels")
+	v.presharedKey(p, path)
 	between := path + ".between"
 	if len(p.Between) != 2 || p.Between[0] == p.Between[1] {
 		v.add(between, "write [one, other]", "a pair is between exactly two gateways")
@@ -130,6 +131,7 @@ func (v *validator) ports() {
 		v.add("fabric.wireguard-port", portMend(farthest), "%d leaves no room for the tunnels of gateway %q, the last of which is %d above it",
 			base, busiest, farthest)
 	}
+	v.rekeyPorts()
 }
 
 // takes says whether a tunnel with the neighbour uses the port that is offset above the first.

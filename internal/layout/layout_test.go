@@ -30,7 +30,7 @@ var mayImport = map[string][]string{
 	"overlay":               {"internal/config", "internal/kernel"},
 	"overlay/bfd":           {},
 	"overlay/carrier":       {},
-	"overlay/links":         {"internal/kernel", "internal/kernel/linux", "internal/reconcile", "internal/version", "overlay", "overlay/bfd", "overlay/carrier", "proto/links/v1"},
+	"overlay/links":         {"internal/kernel", "internal/kernel/linux", "internal/reconcile", "internal/version", "overlay", "overlay/bfd", "overlay/carrier", "overlay/links/rotation", "proto/links/v1"},
 	"cloud":                 {"bgp/rib", "internal/config", "internal/reconcile", "policy"},
 	"cloud/alibaba":         {"cloud", "internal/config", "internal/reconcile"},
 	"cloud/cloudtest":       {"cloud", "internal/reconcile"},
@@ -60,10 +60,12 @@ var mayImport = map[string][]string{
 		"cloud", "cloud/alibaba", "internal/api", "internal/check", "internal/config", "internal/daemon", "internal/kernel", "internal/kernel/linux", "internal/site",
 		"internal/version", "internal/web", "overlay/carrier", "overlay/links", "proto/fabric/v1",
 	},
+	"overlay/links/rotation": {"overlay"},
+
 	"systemd/packaging/gen":       {"systemd/packaging/gen/pages"},
 	"systemd/packaging/gen/pages": {},
 
-	"cmd/fabric-links": {"internal/daemon", "internal/kernel/linux", "internal/version", "overlay", "overlay/bfd", "overlay/links"},
+	"cmd/fabric-links": {"internal/daemon", "internal/kernel/linux", "internal/version", "overlay", "overlay/bfd", "overlay/links", "overlay/links/rotation"},
 	"cmd/fabricctl":    {"internal/version", "proto/fabric/v1"},
 }
 

@@ -140,6 +140,21 @@ func (f *fakeLinks) Drain(_ context.Context, device string, drained bool) (err e
 	return err
 }
 
+func (f *fakeLinks) Rotate(_ context.Context, device string) (generation int, err error) {
+	f.change(func() {
+		i := slices.IndexFunc(f.state.Tunnels, func(t links.TunnelState) bool { return t.Device == device })
+		if err = f.away; err == nil && i < 0 {
+			err = fmt.Errorf("no tunnel has the device %q", device)
+		}
+		if err == nil {
+			f.state.Tunnels = slices.Clone(f.state.Tunnels)
+			generation = f.state.Tunnels[i].KeyGeneration
+			f.state.Tunnels[i].KeyGeneration++
+		}
+	})
+	return generation, err
+}
+
 // setVTEP says over which device far is reached; "" is not at all.
 func (f *fakeLinks) setVTEP(device string) {
 	f.change(func() {

@@ -23,6 +23,7 @@ type LinksClient interface {
 	Apply(context.Context, overlay.Plan) (links.Result, error)
 	Watch(context.Context, func(links.State, error)) error
 	Drain(ctx context.Context, device string, drained bool) error
+	Rotate(ctx context.Context, device string) (generation int, err error)
 }
 
 // linksFollower gives fabric-links its plan and turns what it tells into reachability of VTEPs. What was last known stays

@@ -154,4 +154,11 @@ func TestDrainTunnel(t *testing.T) {
 	if err := g.DrainTunnel(t.Context(), "eth1", true); err == nil {
 		t.Error("a device that is no tunnel was drained")
 	}
+	if was, err := g.RotateTunnel(t.Context(), device); err != nil || was != 0 {
+		t.Errorf("rotated generation %d, error %v", was, err)
+	}
+	waitFor(t, "the keys", func() (any, bool) { ts := g.Snapshot().Tunnels; return ts, ts[0].KeyGeneration == 1 })
+	if _, err := g.RotateTunnel(t.Context(), "eth1"); err == nil {
+		t.Error("a device that is no tunnel was rotated")
+	}
 }

@@ -309,6 +309,12 @@ func (s *Site) DrainTunnel(ctx context.Context, device string, drained bool) err
 	return s.cfg.Links.Drain(ctx, device, drained)
 }
 
+// RotateTunnel has the keys of the tunnel of a device replaced without a gap, and returns the generation of the present ones at once; how it
+// goes is in the tunnel's state.
+func (s *Site) RotateTunnel(ctx context.Context, device string) (generation int, err error) {
+	return s.cfg.Links.Rotate(ctx, device)
+}
+
 // problems are those of the intent, then those of the stages.
 func (s *Site) problems() []string {
 	s.mu.Lock()

@@ -90,6 +90,16 @@ func (c *Client) Drain(ctx context.Context, device string, drained bool) error {
 	return nil
 }
 
+// Rotate has the keys of the tunnel of a device replaced, and returns the generation of the present ones at once; the state tells how it goes. A
+// device that is no tunnel's of the plan is an error of code NotFound, a tunnel that keeps its keys one of code FailedPrecondition.
+func (c *Client) Rotate(ctx context.Context, device string) (generation int, err error) {
+	r, err := c.links.Rotate(ctx, &linksv1.RotateRequest{Device: device})
+	if err != nil {
+		return 0, c.explain(err)
+	}
+	return int(r.GetGeneration()), nil
+}
+
 // WaitReady waits until fabric-links answers or ctx ends.
 func (c *Client) WaitReady(ctx context.Context) error {
 	if _, err := c.links.Get(ctx, &linksv1.GetRequest{}, grpc.WaitForReady(true)); err != nil {

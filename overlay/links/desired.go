@@ -61,7 +61,7 @@ func desire(p overlay.Plan, userspace func(device string) bool) desired {
 		w := kernel.WireGuard{
 			ListenPort:     t.ListenPort,
 			PrivateKeyFile: t.PrivateKeyFile,
-			Peer:           kernel.WireGuardPeer{PublicKey: key, Endpoint: t.Endpoint, Keepalive: t.Keepalive},
+			Peer:           kernel.WireGuardPeer{PublicKey: key, Endpoint: t.Endpoint, Keepalive: t.Keepalive, PresharedKeyFile: t.PresharedKeyFile},
 		}
 		if t.Carrier != nil {
 			// On both sides: whichever has something to send begins, whoever dialled.

@@ -40,6 +40,7 @@ func (e *Engine) drain(ctx context.Context, device string, drained bool) error {
 	if e.plan == nil {
 		return fmt.Errorf("drain %s: %w: fabric-links has no plan yet", device, errNoTunnel)
 	}
+	device = e.plannedDevice(device)
 	i := slices.IndexFunc(e.plan.Tunnels, func(t overlay.Tunnel) bool { return t.Device == device })
 	if i < 0 {
 		return fmt.Errorf("drain %s: %w: it is not a tunnel device of %s; fabric-links status lists them", device, errNoTunnel, e.plan.Gateway)
@@ -56,7 +57,7 @@ func (e *Engine) drain(ctx context.Context, device string, drained bool) error {
 		}
 		e.drained = next
 		// Traffic first, then the session: the far end is told by it.
-		e.repair.drain(next)
+		e.repair.drain(e.spread(next))
 		e.cfg.Log.Info("tunnel drained", "tunnel", e.plan.Tunnels[i].Name, "device", device, "drained", drained)
 	}
 	e.onePass(ctx)

@@ -31,6 +31,7 @@ import (
 	"fabric/internal/version"
 	"fabric/overlay"
 	"fabric/overlay/bfd"
+	"fabric/overlay/links/rotation"
 )
 
 // Reader tells what WireGuard says of tunnel devices.
@@ -58,6 +59,9 @@ type Config struct {
 	Repair kernel.Host
 	// Store keeps the plan.
 	Store *Store
+	// Keys keeps keys that were agreed, and Exchange agrees them. Nil: tunnels keep the keys of the plan.
+	Keys     *rotation.Store
+	Exchange KeyExchange
 	// Resync is the time between passes when nothing wakes the engine. Default 3 s.
 	Resync time.Duration
 	// Beat is called after every pass and before every step that may take seconds, Ready once after the first.
@@ -80,6 +84,9 @@ type Engine struct {
 	urgent chan struct{}
 	plans  chan applyRequest
 	drains chan drainRequest
+	// calls run on Run's goroutine. Asking counts questions to other ends that are under way.
+	calls  chan func()
+	asking sync.WaitGroup
 	state  atomic.Pointer[State]
 
 	mu       sync.Mutex
@@ -91,9 +98,12 @@ type Engine struct {
 	repair *repair
 
 	// What follows belongs to Run's goroutine.
-	plan    *overlay.Plan
-	tunnels map[string]*tunnel
-	vteps   map[string]VTEPState
+	plan *overlay.Plan
+	// keys of the plan's tunnels, and what the last pass made of the plan with them.
+	keys      rotations
+	effective overlay.Plan
+	tunnels   map[string]*tunnel
+	vteps     map[string]VTEPState
 	// stopping are devices whose tunnel processes were asked to end, and when.
 	stopping map[string]time.Time
 	// drained are the devices that the operator has taken traffic off.
@@ -156,6 +166,7 @@ func New(cfg Config) *Engine {
 		urgent:   make(chan struct{}, 1),
 		plans:    make(chan applyRequest),
 		drains:   make(chan drainRequest),
+		calls:    make(chan func()),
 		watchers: map[chan struct{}]struct{}{},
 		tunnels:  map[string]*tunnel{},
 		vteps:    map[string]VTEPState{},
@@ -234,6 +245,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	g.Go(func() error { return e.watch(ctx) })
 	g.Go(func() error { return e.loop(ctx) })
 	err = g.Wait()
+	e.asking.Wait()
 	e.leave()
 	return err
 }
@@ -270,6 +282,8 @@ func (e *Engine) loop(ctx context.Context) error {
 			r.done <- e.take(ctx, r.plan)
 		case r := <-e.drains:
 			r.done <- e.drain(ctx, r.device, r.drained)
+		case f := <-e.calls:
+			f()
 		case <-e.wake:
 			e.onePass(ctx)
 			// Let the rest of a burst come in.
@@ -279,6 +293,8 @@ func (e *Engine) loop(ctx context.Context) error {
 			case <-e.urgent:
 				e.publishSessions()
 				e.Wake()
+			case f := <-e.calls:
+				f()
 			case <-time.After(settle):
 			}
 		case <-e.urgent:
@@ -298,6 +314,9 @@ func (e *Engine) pause() time.Duration {
 	const soon, often = 100 * time.Millisecond, time.Second
 	now, pause := e.cfg.Now(), e.cfg.Resync
 	if next := e.repair.next(); !next.IsZero() {
+		pause = min(pause, max(next.Sub(now), time.Millisecond))
+	}
+	if next := e.nextRotation(now); !next.IsZero() {
 		pause = min(pause, max(next.Sub(now), time.Millisecond))
 	}
 	for _, t := range e.tunnels {

@@ -34,6 +34,8 @@ type way struct {
 	members map[string]uint32
 	// shared are the devices that have others of equal rank; empty where the kernel has no next-hop objects.
 	shared map[string]bool
+	// tunnels are the tunnels of the devices: generations of one never share traffic.
+	tunnels map[string]string
 
 	// current are the devices that the route is over as it stands, in rank order; none without a route. known says that it was ever read.
 	current []string
@@ -49,9 +51,9 @@ type way struct {
 }
 
 // newWay is the way to a VTEP of a plan, with what is known of it from before. hubs are the places of the devices' hubs, from 0.
-func newWay(v overlay.RemoteVTEP, ranks, hubs map[string]int, shared map[string]bool, before []*way) *way {
+func newWay(v overlay.RemoteVTEP, ranks, hubs map[string]int, tunnels map[string]string, shared map[string]bool, before []*way) *way {
 	w := &way{
-		key: vtepKey(v.Addr), devices: v.Devices, group: overlay.TunnelGroupID(v.Addr), members: map[string]uint32{}, shared: shared,
+		key: vtepKey(v.Addr), devices: v.Devices, group: overlay.TunnelGroupID(v.Addr), members: map[string]uint32{}, shared: shared, tunnels: tunnels,
 	}
 	for _, d := range v.Devices {
 		// Tunnels to different hubs are never of equal rank: the session across the hub watches one of them.
@@ -137,6 +139,7 @@ func (r *repair) best(w *way, blameless bool, now time.Time) (chosen []string) {
 		switch {
 		case g < grade, g == grade && stays && current:
 			grade, rank, chosen = g, w.ranks[i], []string{d}
+		case g == grade && slices.ContainsFunc(chosen, func(c string) bool { return w.tunnels[c] == w.tunnels[d] }):
 		case g == grade && !stays && g != gradeDead && w.ranks[i] == rank:
 			chosen = append(chosen, d)
 		}
@@ -246,9 +249,15 @@ func (r *repair) anyGroup(have map[kernel.RouteKey]kernel.Route) bool {
 // groups adds the next hops of tunnels of equal rank, and what spreads flows over them: with the kernel's default all packets from
 // one VTEP to another, which are those of all VRFs, would take one way.
 func (d *desired) groups(p overlay.Plan) {
-	shared := p.Shared()
+	shared, leads := p.Shared(), map[string]bool{}
+	for _, v := range p.VTEPs {
+		for _, device := range v.Devices {
+			leads[device] = true
+		}
+	}
 	for _, t := range p.Tunnels {
-		if shared[t.Device] {
+		// Former keys stay for what is under way, and lead nowhere any more.
+		if shared[t.Device] && leads[t.Device] {
 			d.members[overlay.TunnelNextHopID(t.Device)] = kernel.NextHop{
 				Device: t.Device, Gateway: throughGateway(t), Protocol: kernel.ProtocolLinks,
 			}

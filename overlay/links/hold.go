@@ -28,6 +28,20 @@ func (h *hold) up(now time.Time) {
 	h.since, h.until = now, now.Add(h.wait)
 }
 
+// held says whether traffic does not return to the leg yet.
+func (l *leg) held(now time.Time) bool {
+	return now.Before(l.hold.until) && (!l.prompt || l.hold.flaps > 0)
+}
+
+// hasten takes the devices that traffic moves to as soon as they are up, and moves it to those that are.
+func (r *repair) hasten(devices map[string]bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for d, l := range r.legs {
+		l.prompt = devices[d]
+	}
+}
+
 func (h *hold) down(now time.Time) {
 	switch {
 	case h.since.IsZero():

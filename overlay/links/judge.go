@@ -67,7 +67,7 @@ func (l *leg) verdict(problem, handshake string, now time.Time) (state, reason s
 	switch {
 	case l.drained:
 		return Down, "drained here"
-	case l.state == bfd.Up && now.Before(l.hold.until):
+	case l.state == bfd.Up && l.held(now):
 		reason = "BFD; held until " + clock(l.hold.until) + " before traffic returns to it"
 		if l.hold.flaps > 0 {
 			reason += ", as it flaps"

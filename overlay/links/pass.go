@@ -46,10 +46,12 @@ func (e *Engine) pass(ctx context.Context) *pass {
 		// Nothing is known of what shall be: nothing is touched.
 		return p
 	}
-	plan, h := *e.plan, e.cfg.Host
+	plan, h := e.expand(*e.plan), e.cfg.Host
+	e.effective = plan
 	now := e.cfg.Now()
 	e.remember(plan, now)
-	e.repair.expect(plan, e.drained, e.cfg.BFD != nil)
+	e.repair.expect(plan, e.spread(e.drained), e.cfg.BFD != nil)
+	e.repair.hasten(e.prompt())
 	if e.told {
 		e.repair.vouch()
 		e.told = false
@@ -147,6 +149,7 @@ func (e *Engine) pass(ctx context.Context) *pass {
 	e.judge(plan, found, linksErr == nil, facts, factsErr == nil, states, now)
 	e.memberHops(p, want.members)
 	active := e.routeVTEPs(p, plan, routes, want.backstops, before, now)
+	e.rotate(p, func(d string) bool { _, there := found[d]; return there })
 
 	nextHops := e.nextHops(p, plan, want.nextHops)
 	sets := e.syncSets(p, plan)
@@ -383,7 +386,7 @@ func problems(p *pass) []Object {
 
 // newState sums a pass up.
 func (e *Engine) newState(p *pass, plan overlay.Plan, carried map[string]bool, facts map[string]Facts, active map[string]bool, nextHops []NextHopState, states map[bfd.Path]bfd.Status) *State {
-	s := &State{Gateway: plan.Gateway, Digest: plan.Digest(), Version: version.Version, Started: e.started, NextHops: nextHops}
+	s := &State{Gateway: plan.Gateway, Digest: e.plan.Digest(), Version: version.Version, Started: e.started, NextHops: nextHops}
 	paths := e.pathStates()
 	for _, t := range plan.Tunnels {
 		f, is := facts[t.Device], e.tunnels[t.Device]
@@ -393,7 +396,7 @@ func (e *Engine) newState(p *pass, plan overlay.Plan, carried map[string]bool, f
 			State:          is.state, Reason: is.reason, Since: is.since,
 			Active:   active[t.Device],
 			Endpoint: f.Endpoint, ListenPort: f.ListenPort, LastHandshake: f.LastHandshake,
-			RxBytes: f.RxBytes, TxBytes: f.TxBytes, MTU: t.MTU, Drained: e.drained[t.Device],
+			RxBytes: f.RxBytes, TxBytes: f.TxBytes, MTU: t.MTU, Drained: e.drained[e.plannedDevice(t.Device)],
 			Path: paths[t.Device],
 		}
 		if carried[t.Device] {
@@ -409,6 +412,7 @@ func (e *Engine) newState(p *pass, plan overlay.Plan, carried map[string]bool, f
 		}
 		s.Tunnels = append(s.Tunnels, ts)
 	}
+	s.Tunnels = e.fold(s.Tunnels, e.cfg.Now())
 	for _, v := range plan.VTEPs {
 		if vs, known := e.vteps[v.Gateway]; known {
 			s.VTEPs = append(s.VTEPs, vs)

@@ -70,6 +70,8 @@ type leg struct {
 	// trust is until when a session that is not Up says nothing about the path: it has just begun.
 	trust time.Time
 	hold  hold
+	// prompt: traffic moves here as soon as the session is up; the other end waits for that.
+	prompt bool
 }
 
 // Grades of tunnels, best first. Within a grade the rank decides.
@@ -95,7 +97,7 @@ func (l *leg) grade(current bool, now time.Time) int {
 			return gradeDrained
 		}
 	case l.bfd && l.state == bfd.Up:
-		if !current && now.Before(l.hold.until) {
+		if !current && l.held(now) {
 			return gradeHeld
 		}
 		return gradeUp

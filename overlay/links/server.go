@@ -188,6 +188,24 @@ func (s *service) Drain(ctx context.Context, r *linksv1.DrainRequest) (*linksv1.
 	return nil, status.Error(codes.Internal, err.Error())
 }
 
+// Rotate implements the call of that name.
+func (s *service) Rotate(ctx context.Context, r *linksv1.RotateRequest) (*linksv1.RotateResponse, error) {
+	generation, err := s.engine.Rotate(ctx, r.GetDevice())
+	switch {
+	case err == nil:
+		return &linksv1.RotateResponse{Generation: int64(generation)}, nil
+	case errors.Is(err, context.Canceled):
+		return nil, status.Error(codes.Canceled, err.Error())
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, status.Error(codes.DeadlineExceeded, err.Error())
+	case errors.Is(err, errNoTunnel):
+		return nil, status.Error(codes.NotFound, err.Error())
+	case errors.Is(err, errNoRotation):
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	}
+	return nil, status.Error(codes.Internal, err.Error())
+}
+
 // Get implements the call of that name.
 func (s *service) Get(context.Context, *linksv1.GetRequest) (*linksv1.GetResponse, error) {
 	return &linksv1.GetResponse{State: stateToWire(s.engine.State())}, nil

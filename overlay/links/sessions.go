@@ -144,7 +144,7 @@ func (e *Engine) configureSessions(p *pass, plan overlay.Plan, exists func(devic
 		if t.BFD == nil {
 			continue
 		}
-		c := bfd.SessionConfig{Name: t.Name, Path: tunnelPath(t), Params: params(*t.BFD), AdminDown: e.drained[t.Device]}
+		c := bfd.SessionConfig{Name: t.Name, Path: tunnelPath(t), Params: params(*t.BFD), AdminDown: e.drained[e.plannedDevice(t.Device)]}
 		if !exists(t.Device) && !slices.ContainsFunc(e.configured, func(old bfd.SessionConfig) bool { return old.Path == c.Path }) {
 			p.note(kindSession, t.Name, &pendingError{"device " + t.Device})
 			continue
@@ -197,12 +197,12 @@ func (r *repair) expect(plan overlay.Plan, drained map[string]bool, withBFD bool
 		r.paths[path] = t.Device
 	}
 	maps.DeleteFunc(r.legs, func(d string, _ *leg) bool { return !known[d] })
-	ranks, shared := map[string]int{}, map[string]bool{}
+	ranks, tunnels, shared := map[string]int{}, map[string]string{}, map[string]bool{}
 	if r.share {
 		shared = plan.Shared()
 	}
 	for _, t := range plan.Tunnels {
-		ranks[t.Device] = t.Rank
+		ranks[t.Device], tunnels[t.Device] = t.Rank, t.Of()
 	}
 	ways := make([]*way, 0, len(plan.VTEPs))
 	for _, v := range plan.VTEPs {
@@ -212,7 +212,7 @@ func (r *repair) expect(plan overlay.Plan, drained map[string]bool, withBFD bool
 				own[d] = true
 			}
 		}
-		w := newWay(v, ranks, hubPlaces(plan, v), own, r.ways)
+		w := newWay(v, ranks, hubPlaces(plan, v), tunnels, own, r.ways)
 		if withBFD && v.BFD != nil && len(v.Via) > 0 {
 			w.transit = newTransit(plan, v, now)
 			if i := slices.IndexFunc(r.ways, func(old *way) bool { return old.key == w.key }); i >= 0 {
@@ -323,7 +323,7 @@ func (e *Engine) publishSessions() {
 		problems[s.Name] = s.Problem
 	}
 	s := *was
-	s.Sessions = sessionStates(*e.plan, e.bfdStates(), func(name string) string { return problems[name] })
+	s.Sessions = sessionStates(e.effective, e.bfdStates(), func(name string) string { return problems[name] })
 	e.publish(&s)
 }
 

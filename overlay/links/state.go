@@ -138,6 +138,10 @@ type TunnelState struct {
 	Err string
 	// Path is what echoes over the tunnel tell.
 	Path PathState
+	// KeyGeneration of the keys in use, 0 for the document's, and when they were made. Rotation says what goes on with them, "" for nothing.
+	KeyGeneration int
+	KeyMade       time.Time
+	Rotation      string
 }
 
 // VTEPState is one remote VTEP as it is.

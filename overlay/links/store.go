@@ -124,8 +124,14 @@ func replaceFile(name string, v any) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// Forget removes the plan and the drains.
+// KeysDir is where the keys that tunnels have agreed are kept in a state folder.
+func KeysDir(stateDir string) string { return filepath.Join(stateDir, "keys") }
+
+// Forget removes the plan, the drains and the keys that tunnels have agreed.
 func (s *Store) Forget() error {
+	if err := os.RemoveAll(KeysDir(filepath.Dir(s.plan))); err != nil {
+		return fmt.Errorf("forget keys: %w", err)
+	}
 	for _, f := range []string{s.plan, s.drained} {
 		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("forget plan: %w", err)

@@ -72,6 +72,7 @@ func planToWire(p overlay.Plan) *linksv1.Plan {
 			PublicKey: t.PublicKey, PrivateKeyFile: t.PrivateKeyFile, Keepalive: int32(t.Keepalive), Bfd: timersToWire(t.BFD),
 			Carrier: carrierToWire(t.Carrier),
 			Local:   addrText(t.Local), Vni: t.VNI,
+			PresharedKeyFile: t.PresharedKeyFile, RekeyAgeS: int64(t.RekeyAge), Slots: slotsToWire(t.Slots),
 		})
 	}
 	for _, v := range p.VTEPs {
@@ -115,6 +116,7 @@ func planFromWire(w *linksv1.Plan) overlay.Plan {
 			PublicKey: t.GetPublicKey(), PrivateKeyFile: t.GetPrivateKeyFile(), Keepalive: int(t.GetKeepalive()), BFD: timersFromWire(t.GetBfd()),
 			Carrier: carrierFromWire(t.GetCarrier()),
 			Local:   readAddr(t.GetLocal()), VNI: t.GetVni(),
+			PresharedKeyFile: t.GetPresharedKeyFile(), RekeyAge: int(t.GetRekeyAgeS()), Slots: slotsFromWire(t.GetSlots()),
 		})
 	}
 	for _, v := range w.GetVteps() {
@@ -168,7 +170,8 @@ func stateToWire(s *State) *linksv1.State {
 			State: t.State, Reason: t.Reason, Since: timeToWire(t.Since), Active: t.Active,
 			Endpoint: addrPortText(t.Endpoint), ListenPort: int32(t.ListenPort), LastHandshake: timeToWire(t.LastHandshake),
 			RxBytes: t.RxBytes, TxBytes: t.TxBytes, Mtu: int32(t.MTU), Error: t.Err, Drained: t.Drained,
-			Path: pathToWire(t.Path),
+			Path:          pathToWire(t.Path),
+			KeyGeneration: int64(t.KeyGeneration), KeyMade: timeToWire(t.KeyMade), Rotation: t.Rotation,
 		})
 	}
 	for _, v := range s.VTEPs {
@@ -202,7 +205,8 @@ func stateFromWire(w *linksv1.State) State {
 			State: t.GetState(), Reason: t.GetReason(), Since: timeFromWire(t.GetSince()), Active: t.GetActive(),
 			Endpoint: readAddrPort(t.GetEndpoint()), ListenPort: int(t.GetListenPort()), LastHandshake: timeFromWire(t.GetLastHandshake()),
 			RxBytes: t.GetRxBytes(), TxBytes: t.GetTxBytes(), MTU: int(t.GetMtu()), Err: t.GetError(), Drained: t.GetDrained(),
-			Path: pathFromWire(t.GetPath()),
+			Path:          pathFromWire(t.GetPath()),
+			KeyGeneration: int(t.GetKeyGeneration()), KeyMade: timeFromWire(t.GetKeyMade()), Rotation: t.GetRotation(),
 		})
 	}
 	for _, v := range w.GetVteps() {
@@ -223,4 +227,26 @@ func stateFromWire(w *linksv1.State) State {
 	}
 	s.Sets = setStatesFromWire(w.GetSets())
 	return s
+}
+
+func slotsToWire(slots []overlay.Slot) []*linksv1.Slot {
+	var w []*linksv1.Slot
+	for _, s := range slots {
+		w = append(w, &linksv1.Slot{
+			Device: s.Device, Name: s.Name, LinkLocal: addrText(s.LinkLocal), RemoteLinkLocal: addrText(s.RemoteLinkLocal),
+			ListenPort: int32(s.ListenPort), Endpoint: addrPortText(s.Endpoint),
+		})
+	}
+	return w
+}
+
+func slotsFromWire(w []*linksv1.Slot) []overlay.Slot {
+	var slots []overlay.Slot
+	for _, s := range w {
+		slots = append(slots, overlay.Slot{
+			Device: s.GetDevice(), Name: s.GetName(), LinkLocal: readAddr(s.GetLinkLocal()), RemoteLinkLocal: readAddr(s.GetRemoteLinkLocal()),
+			ListenPort: int(s.GetListenPort()), Endpoint: readAddrPort(s.GetEndpoint()),
+		})
+	}
+	return slots
 }

@@ -113,6 +113,8 @@ type Gateway struct {
 	HeldDeletes int
 	// OnDrain, when set, runs in DrainTunnel instead of moving traffic in the snapshot.
 	OnDrain func(device string, drained bool) error
+	// OnRotate, when set, runs in RotateTunnel.
+	OnRotate func(device string) (generation int, err error)
 
 	mu     sync.Mutex
 	snap   *site.Snapshot
@@ -369,6 +371,23 @@ func (g *Gateway) DrainTunnel(_ context.Context, device string, drained bool) er
 		}
 	})
 	return nil
+}
+
+// RotateTunnel gives the tunnel the next generation of keys, as fabric-links does, but at once.
+func (g *Gateway) RotateTunnel(_ context.Context, device string) (generation int, err error) {
+	if g.OnRotate != nil {
+		return g.OnRotate(device)
+	}
+	i := slices.IndexFunc(g.Snapshot().Tunnels, func(t links.TunnelState) bool { return t.Device == device })
+	if i < 0 {
+		return 0, fmt.Errorf("tunnel device %s: %w", device, fs.ErrNotExist)
+	}
+	g.Publish(func(s *site.Snapshot) {
+		generation = s.Tunnels[i].KeyGeneration
+		s.Tunnels[i].KeyGeneration++
+		s.Tunnels[i].KeyMade = Epoch
+	})
+	return generation, nil
 }
 
 // Plan says which peers and prefixes come and go, and whether the gateway is drained.

@@ -1023,6 +1023,116 @@ func (x *UndrainTunnelResponse) GetResult() *TunnelChange {
 	return nil
 }
 
+// RotateTunnelsRequest asks for other keys.
+type RotateTunnelsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or device of the tunnel; a gateway, where only one tunnel leads there.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Instead of a name: all tunnels with WireGuard keys.
+	All bool `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
+	// How long to wait, in milliseconds, until the former keys are refused; 0 not at all.
+	WaitMs        uint32 `protobuf:"varint,3,opt,name=wait_ms,json=waitMs,proto3" json:"wait_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateTunnelsRequest) Reset() {
+	*x = RotateTunnelsRequest{}
+	mi := &file_fabric_v1_fabric_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateTunnelsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateTunnelsRequest) ProtoMessage() {}
+
+func (x *RotateTunnelsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fabric_v1_fabric_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateTunnelsRequest.ProtoReflect.Descriptor instead.
+func (*RotateTunnelsRequest) Descriptor() ([]byte, []int) {
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RotateTunnelsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RotateTunnelsRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *RotateTunnelsRequest) GetWaitMs() uint32 {
+	if x != nil {
+		return x.WaitMs
+	}
+	return 0
+}
+
+// RotateTunnelsResponse is the answer of RotateTunnels.
+type RotateTunnelsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each tunnel.
+	Rotations     []*TunnelRotation `protobuf:"bytes,1,rep,name=rotations,proto3" json:"rotations,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateTunnelsResponse) Reset() {
+	*x = RotateTunnelsResponse{}
+	mi := &file_fabric_v1_fabric_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateTunnelsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateTunnelsResponse) ProtoMessage() {}
+
+func (x *RotateTunnelsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fabric_v1_fabric_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateTunnelsResponse.ProtoReflect.Descriptor instead.
+func (*RotateTunnelsResponse) Descriptor() ([]byte, []int) {
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RotateTunnelsResponse) GetRotations() []*TunnelRotation {
+	if x != nil {
+		return x.Rotations
+	}
+	return nil
+}
+
 // ListBfdSessionsRequest asks for BFD sessions.
 type ListBfdSessionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1036,7 +1146,7 @@ type ListBfdSessionsRequest struct {
 
 func (x *ListBfdSessionsRequest) Reset() {
 	*x = ListBfdSessionsRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[20]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1048,7 +1158,7 @@ func (x *ListBfdSessionsRequest) String() string {
 func (*ListBfdSessionsRequest) ProtoMessage() {}
 
 func (x *ListBfdSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[20]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1061,7 +1171,7 @@ func (x *ListBfdSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBfdSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListBfdSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{20}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListBfdSessionsRequest) GetVrf() string {
@@ -1089,7 +1199,7 @@ type ListBfdSessionsResponse struct {
 
 func (x *ListBfdSessionsResponse) Reset() {
 	*x = ListBfdSessionsResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[21]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1101,7 +1211,7 @@ func (x *ListBfdSessionsResponse) String() string {
 func (*ListBfdSessionsResponse) ProtoMessage() {}
 
 func (x *ListBfdSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[21]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1114,7 +1224,7 @@ func (x *ListBfdSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBfdSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListBfdSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{21}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListBfdSessionsResponse) GetSessions() []*BfdSession {
@@ -1133,7 +1243,7 @@ type ListCloudsRequest struct {
 
 func (x *ListCloudsRequest) Reset() {
 	*x = ListCloudsRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[22]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1145,7 +1255,7 @@ func (x *ListCloudsRequest) String() string {
 func (*ListCloudsRequest) ProtoMessage() {}
 
 func (x *ListCloudsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[22]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1158,7 +1268,7 @@ func (x *ListCloudsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCloudsRequest.ProtoReflect.Descriptor instead.
 func (*ListCloudsRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{22}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{24}
 }
 
 // ListCloudsResponse is the answer of ListClouds.
@@ -1172,7 +1282,7 @@ type ListCloudsResponse struct {
 
 func (x *ListCloudsResponse) Reset() {
 	*x = ListCloudsResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[23]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1184,7 +1294,7 @@ func (x *ListCloudsResponse) String() string {
 func (*ListCloudsResponse) ProtoMessage() {}
 
 func (x *ListCloudsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[23]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1197,7 +1307,7 @@ func (x *ListCloudsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCloudsResponse.ProtoReflect.Descriptor instead.
 func (*ListCloudsResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{23}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListCloudsResponse) GetClouds() []*Cloud {
@@ -1216,7 +1326,7 @@ type ApproveCloudRequest struct {
 
 func (x *ApproveCloudRequest) Reset() {
 	*x = ApproveCloudRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[24]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1338,7 @@ func (x *ApproveCloudRequest) String() string {
 func (*ApproveCloudRequest) ProtoMessage() {}
 
 func (x *ApproveCloudRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[24]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1351,7 @@ func (x *ApproveCloudRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveCloudRequest.ProtoReflect.Descriptor instead.
 func (*ApproveCloudRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{24}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{26}
 }
 
 // ApproveCloudResponse is the answer of ApproveCloud.
@@ -1255,7 +1365,7 @@ type ApproveCloudResponse struct {
 
 func (x *ApproveCloudResponse) Reset() {
 	*x = ApproveCloudResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[25]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1267,7 +1377,7 @@ func (x *ApproveCloudResponse) String() string {
 func (*ApproveCloudResponse) ProtoMessage() {}
 
 func (x *ApproveCloudResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[25]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1280,7 +1390,7 @@ func (x *ApproveCloudResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveCloudResponse.ProtoReflect.Descriptor instead.
 func (*ApproveCloudResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{25}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ApproveCloudResponse) GetHeld() uint32 {
@@ -1301,7 +1411,7 @@ type ListPeersRequest struct {
 
 func (x *ListPeersRequest) Reset() {
 	*x = ListPeersRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[26]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1423,7 @@ func (x *ListPeersRequest) String() string {
 func (*ListPeersRequest) ProtoMessage() {}
 
 func (x *ListPeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[26]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1436,7 @@ func (x *ListPeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPeersRequest.ProtoReflect.Descriptor instead.
 func (*ListPeersRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{26}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListPeersRequest) GetVrf() string {
@@ -1347,7 +1457,7 @@ type ListPeersResponse struct {
 
 func (x *ListPeersResponse) Reset() {
 	*x = ListPeersResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[27]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1359,7 +1469,7 @@ func (x *ListPeersResponse) String() string {
 func (*ListPeersResponse) ProtoMessage() {}
 
 func (x *ListPeersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[27]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1372,7 +1482,7 @@ func (x *ListPeersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPeersResponse.ProtoReflect.Descriptor instead.
 func (*ListPeersResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{27}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListPeersResponse) GetPeers() []*Peer {
@@ -1395,7 +1505,7 @@ type GetPeerRequest struct {
 
 func (x *GetPeerRequest) Reset() {
 	*x = GetPeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[28]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1407,7 +1517,7 @@ func (x *GetPeerRequest) String() string {
 func (*GetPeerRequest) ProtoMessage() {}
 
 func (x *GetPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[28]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1420,7 +1530,7 @@ func (x *GetPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPeerRequest.ProtoReflect.Descriptor instead.
 func (*GetPeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{28}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetPeerRequest) GetVrf() string {
@@ -1450,7 +1560,7 @@ type GetPeerResponse struct {
 
 func (x *GetPeerResponse) Reset() {
 	*x = GetPeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[29]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1462,7 +1572,7 @@ func (x *GetPeerResponse) String() string {
 func (*GetPeerResponse) ProtoMessage() {}
 
 func (x *GetPeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[29]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1475,7 +1585,7 @@ func (x *GetPeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPeerResponse.ProtoReflect.Descriptor instead.
 func (*GetPeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{29}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetPeerResponse) GetPeer() *Peer {
@@ -1507,7 +1617,7 @@ type AddPeerRequest struct {
 
 func (x *AddPeerRequest) Reset() {
 	*x = AddPeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[30]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1519,7 +1629,7 @@ func (x *AddPeerRequest) String() string {
 func (*AddPeerRequest) ProtoMessage() {}
 
 func (x *AddPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[30]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1532,7 +1642,7 @@ func (x *AddPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPeerRequest.ProtoReflect.Descriptor instead.
 func (*AddPeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{30}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AddPeerRequest) GetVrf() string {
@@ -1567,7 +1677,7 @@ type AddPeerResponse struct {
 
 func (x *AddPeerResponse) Reset() {
 	*x = AddPeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[31]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1579,7 +1689,7 @@ func (x *AddPeerResponse) String() string {
 func (*AddPeerResponse) ProtoMessage() {}
 
 func (x *AddPeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[31]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1592,7 +1702,7 @@ func (x *AddPeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPeerResponse.ProtoReflect.Descriptor instead.
 func (*AddPeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{31}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AddPeerResponse) GetResult() *ChangeResult {
@@ -1617,7 +1727,7 @@ type DeletePeerRequest struct {
 
 func (x *DeletePeerRequest) Reset() {
 	*x = DeletePeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[32]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1629,7 +1739,7 @@ func (x *DeletePeerRequest) String() string {
 func (*DeletePeerRequest) ProtoMessage() {}
 
 func (x *DeletePeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[32]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1642,7 +1752,7 @@ func (x *DeletePeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePeerRequest.ProtoReflect.Descriptor instead.
 func (*DeletePeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{32}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DeletePeerRequest) GetVrf() string {
@@ -1677,7 +1787,7 @@ type DeletePeerResponse struct {
 
 func (x *DeletePeerResponse) Reset() {
 	*x = DeletePeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[33]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1689,7 +1799,7 @@ func (x *DeletePeerResponse) String() string {
 func (*DeletePeerResponse) ProtoMessage() {}
 
 func (x *DeletePeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[33]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1702,7 +1812,7 @@ func (x *DeletePeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePeerResponse.ProtoReflect.Descriptor instead.
 func (*DeletePeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{33}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DeletePeerResponse) GetResult() *ChangeResult {
@@ -1727,7 +1837,7 @@ type EnablePeerRequest struct {
 
 func (x *EnablePeerRequest) Reset() {
 	*x = EnablePeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[34]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1739,7 +1849,7 @@ func (x *EnablePeerRequest) String() string {
 func (*EnablePeerRequest) ProtoMessage() {}
 
 func (x *EnablePeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[34]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1752,7 +1862,7 @@ func (x *EnablePeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnablePeerRequest.ProtoReflect.Descriptor instead.
 func (*EnablePeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{34}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *EnablePeerRequest) GetVrf() string {
@@ -1787,7 +1897,7 @@ type EnablePeerResponse struct {
 
 func (x *EnablePeerResponse) Reset() {
 	*x = EnablePeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[35]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1799,7 +1909,7 @@ func (x *EnablePeerResponse) String() string {
 func (*EnablePeerResponse) ProtoMessage() {}
 
 func (x *EnablePeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[35]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1812,7 +1922,7 @@ func (x *EnablePeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnablePeerResponse.ProtoReflect.Descriptor instead.
 func (*EnablePeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{35}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *EnablePeerResponse) GetResult() *ChangeResult {
@@ -1837,7 +1947,7 @@ type DisablePeerRequest struct {
 
 func (x *DisablePeerRequest) Reset() {
 	*x = DisablePeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[36]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1849,7 +1959,7 @@ func (x *DisablePeerRequest) String() string {
 func (*DisablePeerRequest) ProtoMessage() {}
 
 func (x *DisablePeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[36]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1862,7 +1972,7 @@ func (x *DisablePeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisablePeerRequest.ProtoReflect.Descriptor instead.
 func (*DisablePeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{36}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DisablePeerRequest) GetVrf() string {
@@ -1897,7 +2007,7 @@ type DisablePeerResponse struct {
 
 func (x *DisablePeerResponse) Reset() {
 	*x = DisablePeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[37]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1909,7 +2019,7 @@ func (x *DisablePeerResponse) String() string {
 func (*DisablePeerResponse) ProtoMessage() {}
 
 func (x *DisablePeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[37]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1922,7 +2032,7 @@ func (x *DisablePeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisablePeerResponse.ProtoReflect.Descriptor instead.
 func (*DisablePeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{37}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DisablePeerResponse) GetResult() *ChangeResult {
@@ -1947,7 +2057,7 @@ type ResetPeerRequest struct {
 
 func (x *ResetPeerRequest) Reset() {
 	*x = ResetPeerRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[38]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2069,7 @@ func (x *ResetPeerRequest) String() string {
 func (*ResetPeerRequest) ProtoMessage() {}
 
 func (x *ResetPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[38]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2082,7 @@ func (x *ResetPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetPeerRequest.ProtoReflect.Descriptor instead.
 func (*ResetPeerRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{38}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ResetPeerRequest) GetVrf() string {
@@ -2009,7 +2119,7 @@ type ResetPeerResponse struct {
 
 func (x *ResetPeerResponse) Reset() {
 	*x = ResetPeerResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[39]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2021,7 +2131,7 @@ func (x *ResetPeerResponse) String() string {
 func (*ResetPeerResponse) ProtoMessage() {}
 
 func (x *ResetPeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[39]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2034,7 +2144,7 @@ func (x *ResetPeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetPeerResponse.ProtoReflect.Descriptor instead.
 func (*ResetPeerResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{39}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ResetPeerResponse) GetVrf() string {
@@ -2062,7 +2172,7 @@ type ListPrefixesRequest struct {
 
 func (x *ListPrefixesRequest) Reset() {
 	*x = ListPrefixesRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[40]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2074,7 +2184,7 @@ func (x *ListPrefixesRequest) String() string {
 func (*ListPrefixesRequest) ProtoMessage() {}
 
 func (x *ListPrefixesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[40]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2087,7 +2197,7 @@ func (x *ListPrefixesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPrefixesRequest.ProtoReflect.Descriptor instead.
 func (*ListPrefixesRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{40}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListPrefixesRequest) GetVrf() string {
@@ -2108,7 +2218,7 @@ type ListPrefixesResponse struct {
 
 func (x *ListPrefixesResponse) Reset() {
 	*x = ListPrefixesResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[41]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2120,7 +2230,7 @@ func (x *ListPrefixesResponse) String() string {
 func (*ListPrefixesResponse) ProtoMessage() {}
 
 func (x *ListPrefixesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[41]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2133,7 +2243,7 @@ func (x *ListPrefixesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPrefixesResponse.ProtoReflect.Descriptor instead.
 func (*ListPrefixesResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{41}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListPrefixesResponse) GetPrefixes() []*Prefix {
@@ -2156,7 +2266,7 @@ type GetPrefixRequest struct {
 
 func (x *GetPrefixRequest) Reset() {
 	*x = GetPrefixRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[42]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2168,7 +2278,7 @@ func (x *GetPrefixRequest) String() string {
 func (*GetPrefixRequest) ProtoMessage() {}
 
 func (x *GetPrefixRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[42]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2181,7 +2291,7 @@ func (x *GetPrefixRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPrefixRequest.ProtoReflect.Descriptor instead.
 func (*GetPrefixRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{42}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *GetPrefixRequest) GetVrf() string {
@@ -2211,7 +2321,7 @@ type GetPrefixResponse struct {
 
 func (x *GetPrefixResponse) Reset() {
 	*x = GetPrefixResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[43]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2223,7 +2333,7 @@ func (x *GetPrefixResponse) String() string {
 func (*GetPrefixResponse) ProtoMessage() {}
 
 func (x *GetPrefixResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[43]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2236,7 +2346,7 @@ func (x *GetPrefixResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPrefixResponse.ProtoReflect.Descriptor instead.
 func (*GetPrefixResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{43}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GetPrefixResponse) GetPrefix() *Prefix {
@@ -2268,7 +2378,7 @@ type AddPrefixRequest struct {
 
 func (x *AddPrefixRequest) Reset() {
 	*x = AddPrefixRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[44]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2280,7 +2390,7 @@ func (x *AddPrefixRequest) String() string {
 func (*AddPrefixRequest) ProtoMessage() {}
 
 func (x *AddPrefixRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[44]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2293,7 +2403,7 @@ func (x *AddPrefixRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPrefixRequest.ProtoReflect.Descriptor instead.
 func (*AddPrefixRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{44}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AddPrefixRequest) GetVrf() string {
@@ -2328,7 +2438,7 @@ type AddPrefixResponse struct {
 
 func (x *AddPrefixResponse) Reset() {
 	*x = AddPrefixResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[45]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2340,7 +2450,7 @@ func (x *AddPrefixResponse) String() string {
 func (*AddPrefixResponse) ProtoMessage() {}
 
 func (x *AddPrefixResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[45]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2353,7 +2463,7 @@ func (x *AddPrefixResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPrefixResponse.ProtoReflect.Descriptor instead.
 func (*AddPrefixResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{45}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *AddPrefixResponse) GetResult() *ChangeResult {
@@ -2378,7 +2488,7 @@ type DeletePrefixRequest struct {
 
 func (x *DeletePrefixRequest) Reset() {
 	*x = DeletePrefixRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[46]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +2500,7 @@ func (x *DeletePrefixRequest) String() string {
 func (*DeletePrefixRequest) ProtoMessage() {}
 
 func (x *DeletePrefixRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[46]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2403,7 +2513,7 @@ func (x *DeletePrefixRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePrefixRequest.ProtoReflect.Descriptor instead.
 func (*DeletePrefixRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{46}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *DeletePrefixRequest) GetVrf() string {
@@ -2438,7 +2548,7 @@ type DeletePrefixResponse struct {
 
 func (x *DeletePrefixResponse) Reset() {
 	*x = DeletePrefixResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[47]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2450,7 +2560,7 @@ func (x *DeletePrefixResponse) String() string {
 func (*DeletePrefixResponse) ProtoMessage() {}
 
 func (x *DeletePrefixResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[47]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2463,7 +2573,7 @@ func (x *DeletePrefixResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePrefixResponse.ProtoReflect.Descriptor instead.
 func (*DeletePrefixResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{47}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DeletePrefixResponse) GetResult() *ChangeResult {
@@ -2484,7 +2594,7 @@ type WatchPrefixesRequest struct {
 
 func (x *WatchPrefixesRequest) Reset() {
 	*x = WatchPrefixesRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[48]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2496,7 +2606,7 @@ func (x *WatchPrefixesRequest) String() string {
 func (*WatchPrefixesRequest) ProtoMessage() {}
 
 func (x *WatchPrefixesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[48]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2509,7 +2619,7 @@ func (x *WatchPrefixesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPrefixesRequest.ProtoReflect.Descriptor instead.
 func (*WatchPrefixesRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{48}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *WatchPrefixesRequest) GetVrf() string {
@@ -2532,7 +2642,7 @@ type WatchPrefixesResponse struct {
 
 func (x *WatchPrefixesResponse) Reset() {
 	*x = WatchPrefixesResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[49]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2544,7 +2654,7 @@ func (x *WatchPrefixesResponse) String() string {
 func (*WatchPrefixesResponse) ProtoMessage() {}
 
 func (x *WatchPrefixesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[49]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2557,7 +2667,7 @@ func (x *WatchPrefixesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPrefixesResponse.ProtoReflect.Descriptor instead.
 func (*WatchPrefixesResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{49}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *WatchPrefixesResponse) GetKind() EventKind {
@@ -2589,7 +2699,7 @@ type ListRoutesRequest struct {
 
 func (x *ListRoutesRequest) Reset() {
 	*x = ListRoutesRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[50]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2601,7 +2711,7 @@ func (x *ListRoutesRequest) String() string {
 func (*ListRoutesRequest) ProtoMessage() {}
 
 func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[50]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2614,7 +2724,7 @@ func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutesRequest.ProtoReflect.Descriptor instead.
 func (*ListRoutesRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{50}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListRoutesRequest) GetVrf() string {
@@ -2649,7 +2759,7 @@ type ListRoutesResponse struct {
 
 func (x *ListRoutesResponse) Reset() {
 	*x = ListRoutesResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[51]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2661,7 +2771,7 @@ func (x *ListRoutesResponse) String() string {
 func (*ListRoutesResponse) ProtoMessage() {}
 
 func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[51]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2674,7 +2784,7 @@ func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutesResponse.ProtoReflect.Descriptor instead.
 func (*ListRoutesResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{51}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListRoutesResponse) GetRoutes() []*Route {
@@ -2697,7 +2807,7 @@ type GetRouteRequest struct {
 
 func (x *GetRouteRequest) Reset() {
 	*x = GetRouteRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[52]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2709,7 +2819,7 @@ func (x *GetRouteRequest) String() string {
 func (*GetRouteRequest) ProtoMessage() {}
 
 func (x *GetRouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[52]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2722,7 +2832,7 @@ func (x *GetRouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRouteRequest.ProtoReflect.Descriptor instead.
 func (*GetRouteRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{52}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *GetRouteRequest) GetVrf() string {
@@ -2750,7 +2860,7 @@ type GetRouteResponse struct {
 
 func (x *GetRouteResponse) Reset() {
 	*x = GetRouteResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[53]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2762,7 +2872,7 @@ func (x *GetRouteResponse) String() string {
 func (*GetRouteResponse) ProtoMessage() {}
 
 func (x *GetRouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[53]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2775,7 +2885,7 @@ func (x *GetRouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRouteResponse.ProtoReflect.Descriptor instead.
 func (*GetRouteResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{53}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *GetRouteResponse) GetRoute() *Route {
@@ -2798,7 +2908,7 @@ type ExplainRouteRequest struct {
 
 func (x *ExplainRouteRequest) Reset() {
 	*x = ExplainRouteRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[54]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2810,7 +2920,7 @@ func (x *ExplainRouteRequest) String() string {
 func (*ExplainRouteRequest) ProtoMessage() {}
 
 func (x *ExplainRouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[54]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2823,7 +2933,7 @@ func (x *ExplainRouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRouteRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRouteRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{54}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ExplainRouteRequest) GetVrf() string {
@@ -2861,7 +2971,7 @@ type ExplainRouteResponse struct {
 
 func (x *ExplainRouteResponse) Reset() {
 	*x = ExplainRouteResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[55]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2873,7 +2983,7 @@ func (x *ExplainRouteResponse) String() string {
 func (*ExplainRouteResponse) ProtoMessage() {}
 
 func (x *ExplainRouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[55]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2886,7 +2996,7 @@ func (x *ExplainRouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRouteResponse.ProtoReflect.Descriptor instead.
 func (*ExplainRouteResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{55}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ExplainRouteResponse) GetVrf() string {
@@ -2942,7 +3052,7 @@ type WatchRoutesRequest struct {
 
 func (x *WatchRoutesRequest) Reset() {
 	*x = WatchRoutesRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[56]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2954,7 +3064,7 @@ func (x *WatchRoutesRequest) String() string {
 func (*WatchRoutesRequest) ProtoMessage() {}
 
 func (x *WatchRoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[56]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2967,7 +3077,7 @@ func (x *WatchRoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRoutesRequest.ProtoReflect.Descriptor instead.
 func (*WatchRoutesRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{56}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *WatchRoutesRequest) GetVrf() string {
@@ -2990,7 +3100,7 @@ type WatchRoutesResponse struct {
 
 func (x *WatchRoutesResponse) Reset() {
 	*x = WatchRoutesResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[57]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3002,7 +3112,7 @@ func (x *WatchRoutesResponse) String() string {
 func (*WatchRoutesResponse) ProtoMessage() {}
 
 func (x *WatchRoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[57]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3015,7 +3125,7 @@ func (x *WatchRoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRoutesResponse.ProtoReflect.Descriptor instead.
 func (*WatchRoutesResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{57}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *WatchRoutesResponse) GetKind() EventKind {
@@ -3043,7 +3153,7 @@ type GetConfigRequest struct {
 
 func (x *GetConfigRequest) Reset() {
 	*x = GetConfigRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[58]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3055,7 +3165,7 @@ func (x *GetConfigRequest) String() string {
 func (*GetConfigRequest) ProtoMessage() {}
 
 func (x *GetConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[58]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3068,7 +3178,7 @@ func (x *GetConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigRequest.ProtoReflect.Descriptor instead.
 func (*GetConfigRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{58}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *GetConfigRequest) GetGeneration() uint64 {
@@ -3091,7 +3201,7 @@ type GetConfigResponse struct {
 
 func (x *GetConfigResponse) Reset() {
 	*x = GetConfigResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[59]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3103,7 +3213,7 @@ func (x *GetConfigResponse) String() string {
 func (*GetConfigResponse) ProtoMessage() {}
 
 func (x *GetConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[59]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3116,7 +3226,7 @@ func (x *GetConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigResponse.ProtoReflect.Descriptor instead.
 func (*GetConfigResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{59}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *GetConfigResponse) GetGeneration() *Generation {
@@ -3146,7 +3256,7 @@ type DiffConfigRequest struct {
 
 func (x *DiffConfigRequest) Reset() {
 	*x = DiffConfigRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[60]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3158,7 +3268,7 @@ func (x *DiffConfigRequest) String() string {
 func (*DiffConfigRequest) ProtoMessage() {}
 
 func (x *DiffConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[60]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3171,7 +3281,7 @@ func (x *DiffConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffConfigRequest.ProtoReflect.Descriptor instead.
 func (*DiffConfigRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{60}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *DiffConfigRequest) GetFrom() uint64 {
@@ -3199,7 +3309,7 @@ type DiffConfigResponse struct {
 
 func (x *DiffConfigResponse) Reset() {
 	*x = DiffConfigResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[61]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3211,7 +3321,7 @@ func (x *DiffConfigResponse) String() string {
 func (*DiffConfigResponse) ProtoMessage() {}
 
 func (x *DiffConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[61]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3224,7 +3334,7 @@ func (x *DiffConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffConfigResponse.ProtoReflect.Descriptor instead.
 func (*DiffConfigResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{61}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *DiffConfigResponse) GetDiff() string {
@@ -3245,7 +3355,7 @@ type ListGenerationsRequest struct {
 
 func (x *ListGenerationsRequest) Reset() {
 	*x = ListGenerationsRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[62]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3257,7 +3367,7 @@ func (x *ListGenerationsRequest) String() string {
 func (*ListGenerationsRequest) ProtoMessage() {}
 
 func (x *ListGenerationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[62]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3270,7 +3380,7 @@ func (x *ListGenerationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGenerationsRequest.ProtoReflect.Descriptor instead.
 func (*ListGenerationsRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{62}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ListGenerationsRequest) GetLimit() uint32 {
@@ -3295,7 +3405,7 @@ type ListGenerationsResponse struct {
 
 func (x *ListGenerationsResponse) Reset() {
 	*x = ListGenerationsResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[63]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3307,7 +3417,7 @@ func (x *ListGenerationsResponse) String() string {
 func (*ListGenerationsResponse) ProtoMessage() {}
 
 func (x *ListGenerationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[63]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3320,7 +3430,7 @@ func (x *ListGenerationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGenerationsResponse.ProtoReflect.Descriptor instead.
 func (*ListGenerationsResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{63}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ListGenerationsResponse) GetGenerations() []*Generation {
@@ -3357,7 +3467,7 @@ type RollbackConfigRequest struct {
 
 func (x *RollbackConfigRequest) Reset() {
 	*x = RollbackConfigRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[64]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3369,7 +3479,7 @@ func (x *RollbackConfigRequest) String() string {
 func (*RollbackConfigRequest) ProtoMessage() {}
 
 func (x *RollbackConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[64]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3382,7 +3492,7 @@ func (x *RollbackConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackConfigRequest.ProtoReflect.Descriptor instead.
 func (*RollbackConfigRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{64}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *RollbackConfigRequest) GetGeneration() uint64 {
@@ -3410,7 +3520,7 @@ type RollbackConfigResponse struct {
 
 func (x *RollbackConfigResponse) Reset() {
 	*x = RollbackConfigResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[65]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3422,7 +3532,7 @@ func (x *RollbackConfigResponse) String() string {
 func (*RollbackConfigResponse) ProtoMessage() {}
 
 func (x *RollbackConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[65]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3435,7 +3545,7 @@ func (x *RollbackConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackConfigResponse.ProtoReflect.Descriptor instead.
 func (*RollbackConfigResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{65}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *RollbackConfigResponse) GetResult() *ChangeResult {
@@ -3456,7 +3566,7 @@ type RebaseConfigRequest struct {
 
 func (x *RebaseConfigRequest) Reset() {
 	*x = RebaseConfigRequest{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[66]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3468,7 +3578,7 @@ func (x *RebaseConfigRequest) String() string {
 func (*RebaseConfigRequest) ProtoMessage() {}
 
 func (x *RebaseConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[66]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3481,7 +3591,7 @@ func (x *RebaseConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebaseConfigRequest.ProtoReflect.Descriptor instead.
 func (*RebaseConfigRequest) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{66}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *RebaseConfigRequest) GetOptions() *ChangeOptions {
@@ -3502,7 +3612,7 @@ type RebaseConfigResponse struct {
 
 func (x *RebaseConfigResponse) Reset() {
 	*x = RebaseConfigResponse{}
-	mi := &file_fabric_v1_fabric_proto_msgTypes[67]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3514,7 +3624,7 @@ func (x *RebaseConfigResponse) String() string {
 func (*RebaseConfigResponse) ProtoMessage() {}
 
 func (x *RebaseConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_fabric_proto_msgTypes[67]
+	mi := &file_fabric_v1_fabric_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3527,7 +3637,7 @@ func (x *RebaseConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebaseConfigResponse.ProtoReflect.Descriptor instead.
 func (*RebaseConfigResponse) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{67}
+	return file_fabric_v1_fabric_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *RebaseConfigResponse) GetResult() *ChangeResult {
@@ -3583,7 +3693,13 @@ const file_fabric_v1_fabric_proto_rawDesc = "" +
 	"\x14UndrainTunnelRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"H\n" +
 	"\x15UndrainTunnelResponse\x12/\n" +
-	"\x06result\x18\x01 \x01(\v2\x17.fabric.v1.TunnelChangeR\x06result\">\n" +
+	"\x06result\x18\x01 \x01(\v2\x17.fabric.v1.TunnelChangeR\x06result\"U\n" +
+	"\x14RotateTunnelsRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\x12\x17\n" +
+	"\await_ms\x18\x03 \x01(\rR\x06waitMs\"P\n" +
+	"\x15RotateTunnelsResponse\x127\n" +
+	"\trotations\x18\x01 \x03(\v2\x19.fabric.v1.TunnelRotationR\trotations\">\n" +
 	"\x16ListBfdSessionsRequest\x12\x10\n" +
 	"\x03vrf\x18\x01 \x01(\tR\x03vrf\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"L\n" +
@@ -3726,7 +3842,7 @@ const file_fabric_v1_fabric_proto_rawDesc = "" +
 	"\x16EVENT_KIND_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10EVENT_KIND_ADDED\x10\x01\x12\x16\n" +
 	"\x12EVENT_KIND_CHANGED\x10\x02\x12\x18\n" +
-	"\x14EVENT_KIND_WITHDRAWN\x10\x032\xb9\x14\n" +
+	"\x14EVENT_KIND_WITHDRAWN\x10\x032\x8d\x15\n" +
 	"\rFabricService\x12I\n" +
 	"\n" +
 	"GetVersion\x12\x1c.fabric.v1.GetVersionRequest\x1a\x1d.fabric.v1.GetVersionResponse\x12@\n" +
@@ -3738,7 +3854,8 @@ const file_fabric_v1_fabric_proto_rawDesc = "" +
 	"\vListTunnels\x12\x1d.fabric.v1.ListTunnelsRequest\x1a\x1e.fabric.v1.ListTunnelsResponse\x12Q\n" +
 	"\fWatchTunnels\x12\x1e.fabric.v1.WatchTunnelsRequest\x1a\x1f.fabric.v1.WatchTunnelsResponse0\x01\x12L\n" +
 	"\vDrainTunnel\x12\x1d.fabric.v1.DrainTunnelRequest\x1a\x1e.fabric.v1.DrainTunnelResponse\x12R\n" +
-	"\rUndrainTunnel\x12\x1f.fabric.v1.UndrainTunnelRequest\x1a .fabric.v1.UndrainTunnelResponse\x12X\n" +
+	"\rUndrainTunnel\x12\x1f.fabric.v1.UndrainTunnelRequest\x1a .fabric.v1.UndrainTunnelResponse\x12R\n" +
+	"\rRotateTunnels\x12\x1f.fabric.v1.RotateTunnelsRequest\x1a .fabric.v1.RotateTunnelsResponse\x12X\n" +
 	"\x0fListBfdSessions\x12!.fabric.v1.ListBfdSessionsRequest\x1a\".fabric.v1.ListBfdSessionsResponse\x12I\n" +
 	"\n" +
 	"ListClouds\x12\x1c.fabric.v1.ListCloudsRequest\x1a\x1d.fabric.v1.ListCloudsResponse\x12O\n" +
@@ -3782,7 +3899,7 @@ func file_fabric_v1_fabric_proto_rawDescGZIP() []byte {
 }
 
 var file_fabric_v1_fabric_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_fabric_v1_fabric_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
+var file_fabric_v1_fabric_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
 var file_fabric_v1_fabric_proto_goTypes = []any{
 	(EventKind)(0),                  // 0: fabric.v1.EventKind
 	(*GetVersionRequest)(nil),       // 1: fabric.v1.GetVersionRequest
@@ -3805,193 +3922,199 @@ var file_fabric_v1_fabric_proto_goTypes = []any{
 	(*DrainTunnelResponse)(nil),     // 18: fabric.v1.DrainTunnelResponse
 	(*UndrainTunnelRequest)(nil),    // 19: fabric.v1.UndrainTunnelRequest
 	(*UndrainTunnelResponse)(nil),   // 20: fabric.v1.UndrainTunnelResponse
-	(*ListBfdSessionsRequest)(nil),  // 21: fabric.v1.ListBfdSessionsRequest
-	(*ListBfdSessionsResponse)(nil), // 22: fabric.v1.ListBfdSessionsResponse
-	(*ListCloudsRequest)(nil),       // 23: fabric.v1.ListCloudsRequest
-	(*ListCloudsResponse)(nil),      // 24: fabric.v1.ListCloudsResponse
-	(*ApproveCloudRequest)(nil),     // 25: fabric.v1.ApproveCloudRequest
-	(*ApproveCloudResponse)(nil),    // 26: fabric.v1.ApproveCloudResponse
-	(*ListPeersRequest)(nil),        // 27: fabric.v1.ListPeersRequest
-	(*ListPeersResponse)(nil),       // 28: fabric.v1.ListPeersResponse
-	(*GetPeerRequest)(nil),          // 29: fabric.v1.GetPeerRequest
-	(*GetPeerResponse)(nil),         // 30: fabric.v1.GetPeerResponse
-	(*AddPeerRequest)(nil),          // 31: fabric.v1.AddPeerRequest
-	(*AddPeerResponse)(nil),         // 32: fabric.v1.AddPeerResponse
-	(*DeletePeerRequest)(nil),       // 33: fabric.v1.DeletePeerRequest
-	(*DeletePeerResponse)(nil),      // 34: fabric.v1.DeletePeerResponse
-	(*EnablePeerRequest)(nil),       // 35: fabric.v1.EnablePeerRequest
-	(*EnablePeerResponse)(nil),      // 36: fabric.v1.EnablePeerResponse
-	(*DisablePeerRequest)(nil),      // 37: fabric.v1.DisablePeerRequest
-	(*DisablePeerResponse)(nil),     // 38: fabric.v1.DisablePeerResponse
-	(*ResetPeerRequest)(nil),        // 39: fabric.v1.ResetPeerRequest
-	(*ResetPeerResponse)(nil),       // 40: fabric.v1.ResetPeerResponse
-	(*ListPrefixesRequest)(nil),     // 41: fabric.v1.ListPrefixesRequest
-	(*ListPrefixesResponse)(nil),    // 42: fabric.v1.ListPrefixesResponse
-	(*GetPrefixRequest)(nil),        // 43: fabric.v1.GetPrefixRequest
-	(*GetPrefixResponse)(nil),       // 44: fabric.v1.GetPrefixResponse
-	(*AddPrefixRequest)(nil),        // 45: fabric.v1.AddPrefixRequest
-	(*AddPrefixResponse)(nil),       // 46: fabric.v1.AddPrefixResponse
-	(*DeletePrefixRequest)(nil),     // 47: fabric.v1.DeletePrefixRequest
-	(*DeletePrefixResponse)(nil),    // 48: fabric.v1.DeletePrefixResponse
-	(*WatchPrefixesRequest)(nil),    // 49: fabric.v1.WatchPrefixesRequest
-	(*WatchPrefixesResponse)(nil),   // 50: fabric.v1.WatchPrefixesResponse
-	(*ListRoutesRequest)(nil),       // 51: fabric.v1.ListRoutesRequest
-	(*ListRoutesResponse)(nil),      // 52: fabric.v1.ListRoutesResponse
-	(*GetRouteRequest)(nil),         // 53: fabric.v1.GetRouteRequest
-	(*GetRouteResponse)(nil),        // 54: fabric.v1.GetRouteResponse
-	(*ExplainRouteRequest)(nil),     // 55: fabric.v1.ExplainRouteRequest
-	(*ExplainRouteResponse)(nil),    // 56: fabric.v1.ExplainRouteResponse
-	(*WatchRoutesRequest)(nil),      // 57: fabric.v1.WatchRoutesRequest
-	(*WatchRoutesResponse)(nil),     // 58: fabric.v1.WatchRoutesResponse
-	(*GetConfigRequest)(nil),        // 59: fabric.v1.GetConfigRequest
-	(*GetConfigResponse)(nil),       // 60: fabric.v1.GetConfigResponse
-	(*DiffConfigRequest)(nil),       // 61: fabric.v1.DiffConfigRequest
-	(*DiffConfigResponse)(nil),      // 62: fabric.v1.DiffConfigResponse
-	(*ListGenerationsRequest)(nil),  // 63: fabric.v1.ListGenerationsRequest
-	(*ListGenerationsResponse)(nil), // 64: fabric.v1.ListGenerationsResponse
-	(*RollbackConfigRequest)(nil),   // 65: fabric.v1.RollbackConfigRequest
-	(*RollbackConfigResponse)(nil),  // 66: fabric.v1.RollbackConfigResponse
-	(*RebaseConfigRequest)(nil),     // 67: fabric.v1.RebaseConfigRequest
-	(*RebaseConfigResponse)(nil),    // 68: fabric.v1.RebaseConfigResponse
-	(*SiteStatus)(nil),              // 69: fabric.v1.SiteStatus
-	(*ChangeOptions)(nil),           // 70: fabric.v1.ChangeOptions
-	(*ChangeResult)(nil),            // 71: fabric.v1.ChangeResult
-	(*Finding)(nil),                 // 72: fabric.v1.Finding
-	(*Vrf)(nil),                     // 73: fabric.v1.Vrf
-	(*Tunnel)(nil),                  // 74: fabric.v1.Tunnel
-	(*TunnelChange)(nil),            // 75: fabric.v1.TunnelChange
-	(*BfdSession)(nil),              // 76: fabric.v1.BfdSession
-	(*Cloud)(nil),                   // 77: fabric.v1.Cloud
-	(*Peer)(nil),                    // 78: fabric.v1.Peer
-	(*PeerConfig)(nil),              // 79: fabric.v1.PeerConfig
-	(*Prefix)(nil),                  // 80: fabric.v1.Prefix
-	(*PrefixConfig)(nil),            // 81: fabric.v1.PrefixConfig
-	(*Route)(nil),                   // 82: fabric.v1.Route
-	(*Candidate)(nil),               // 83: fabric.v1.Candidate
-	(*Generation)(nil),              // 84: fabric.v1.Generation
+	(*RotateTunnelsRequest)(nil),    // 21: fabric.v1.RotateTunnelsRequest
+	(*RotateTunnelsResponse)(nil),   // 22: fabric.v1.RotateTunnelsResponse
+	(*ListBfdSessionsRequest)(nil),  // 23: fabric.v1.ListBfdSessionsRequest
+	(*ListBfdSessionsResponse)(nil), // 24: fabric.v1.ListBfdSessionsResponse
+	(*ListCloudsRequest)(nil),       // 25: fabric.v1.ListCloudsRequest
+	(*ListCloudsResponse)(nil),      // 26: fabric.v1.ListCloudsResponse
+	(*ApproveCloudRequest)(nil),     // 27: fabric.v1.ApproveCloudRequest
+	(*ApproveCloudResponse)(nil),    // 28: fabric.v1.ApproveCloudResponse
+	(*ListPeersRequest)(nil),        // 29: fabric.v1.ListPeersRequest
+	(*ListPeersResponse)(nil),       // 30: fabric.v1.ListPeersResponse
+	(*GetPeerRequest)(nil),          // 31: fabric.v1.GetPeerRequest
+	(*GetPeerResponse)(nil),         // 32: fabric.v1.GetPeerResponse
+	(*AddPeerRequest)(nil),          // 33: fabric.v1.AddPeerRequest
+	(*AddPeerResponse)(nil),         // 34: fabric.v1.AddPeerResponse
+	(*DeletePeerRequest)(nil),       // 35: fabric.v1.DeletePeerRequest
+	(*DeletePeerResponse)(nil),      // 36: fabric.v1.DeletePeerResponse
+	(*EnablePeerRequest)(nil),       // 37: fabric.v1.EnablePeerRequest
+	(*EnablePeerResponse)(nil),      // 38: fabric.v1.EnablePeerResponse
+	(*DisablePeerRequest)(nil),      // 39: fabric.v1.DisablePeerRequest
+	(*DisablePeerResponse)(nil),     // 40: fabric.v1.DisablePeerResponse
+	(*ResetPeerRequest)(nil),        // 41: fabric.v1.ResetPeerRequest
+	(*ResetPeerResponse)(nil),       // 42: fabric.v1.ResetPeerResponse
+	(*ListPrefixesRequest)(nil),     // 43: fabric.v1.ListPrefixesRequest
+	(*ListPrefixesResponse)(nil),    // 44: fabric.v1.ListPrefixesResponse
+	(*GetPrefixRequest)(nil),        // 45: fabric.v1.GetPrefixRequest
+	(*GetPrefixResponse)(nil),       // 46: fabric.v1.GetPrefixResponse
+	(*AddPrefixRequest)(nil),        // 47: fabric.v1.AddPrefixRequest
+	(*AddPrefixResponse)(nil),       // 48: fabric.v1.AddPrefixResponse
+	(*DeletePrefixRequest)(nil),     // 49: fabric.v1.DeletePrefixRequest
+	(*DeletePrefixResponse)(nil),    // 50: fabric.v1.DeletePrefixResponse
+	(*WatchPrefixesRequest)(nil),    // 51: fabric.v1.WatchPrefixesRequest
+	(*WatchPrefixesResponse)(nil),   // 52: fabric.v1.WatchPrefixesResponse
+	(*ListRoutesRequest)(nil),       // 53: fabric.v1.ListRoutesRequest
+	(*ListRoutesResponse)(nil),      // 54: fabric.v1.ListRoutesResponse
+	(*GetRouteRequest)(nil),         // 55: fabric.v1.GetRouteRequest
+	(*GetRouteResponse)(nil),        // 56: fabric.v1.GetRouteResponse
+	(*ExplainRouteRequest)(nil),     // 57: fabric.v1.ExplainRouteRequest
+	(*ExplainRouteResponse)(nil),    // 58: fabric.v1.ExplainRouteResponse
+	(*WatchRoutesRequest)(nil),      // 59: fabric.v1.WatchRoutesRequest
+	(*WatchRoutesResponse)(nil),     // 60: fabric.v1.WatchRoutesResponse
+	(*GetConfigRequest)(nil),        // 61: fabric.v1.GetConfigRequest
+	(*GetConfigResponse)(nil),       // 62: fabric.v1.GetConfigResponse
+	(*DiffConfigRequest)(nil),       // 63: fabric.v1.DiffConfigRequest
+	(*DiffConfigResponse)(nil),      // 64: fabric.v1.DiffConfigResponse
+	(*ListGenerationsRequest)(nil),  // 65: fabric.v1.ListGenerationsRequest
+	(*ListGenerationsResponse)(nil), // 66: fabric.v1.ListGenerationsResponse
+	(*RollbackConfigRequest)(nil),   // 67: fabric.v1.RollbackConfigRequest
+	(*RollbackConfigResponse)(nil),  // 68: fabric.v1.RollbackConfigResponse
+	(*RebaseConfigRequest)(nil),     // 69: fabric.v1.RebaseConfigRequest
+	(*RebaseConfigResponse)(nil),    // 70: fabric.v1.RebaseConfigResponse
+	(*SiteStatus)(nil),              // 71: fabric.v1.SiteStatus
+	(*ChangeOptions)(nil),           // 72: fabric.v1.ChangeOptions
+	(*ChangeResult)(nil),            // 73: fabric.v1.ChangeResult
+	(*Finding)(nil),                 // 74: fabric.v1.Finding
+	(*Vrf)(nil),                     // 75: fabric.v1.Vrf
+	(*Tunnel)(nil),                  // 76: fabric.v1.Tunnel
+	(*TunnelChange)(nil),            // 77: fabric.v1.TunnelChange
+	(*TunnelRotation)(nil),          // 78: fabric.v1.TunnelRotation
+	(*BfdSession)(nil),              // 79: fabric.v1.BfdSession
+	(*Cloud)(nil),                   // 80: fabric.v1.Cloud
+	(*Peer)(nil),                    // 81: fabric.v1.Peer
+	(*PeerConfig)(nil),              // 82: fabric.v1.PeerConfig
+	(*Prefix)(nil),                  // 83: fabric.v1.Prefix
+	(*PrefixConfig)(nil),            // 84: fabric.v1.PrefixConfig
+	(*Route)(nil),                   // 85: fabric.v1.Route
+	(*Candidate)(nil),               // 86: fabric.v1.Candidate
+	(*Generation)(nil),              // 87: fabric.v1.Generation
 }
 var file_fabric_v1_fabric_proto_depIdxs = []int32{
-	69, // 0: fabric.v1.GetSiteResponse.site:type_name -> fabric.v1.SiteStatus
-	70, // 1: fabric.v1.DrainSiteRequest.options:type_name -> fabric.v1.ChangeOptions
-	71, // 2: fabric.v1.DrainSiteResponse.result:type_name -> fabric.v1.ChangeResult
-	70, // 3: fabric.v1.UndrainSiteRequest.options:type_name -> fabric.v1.ChangeOptions
-	71, // 4: fabric.v1.UndrainSiteResponse.result:type_name -> fabric.v1.ChangeResult
-	72, // 5: fabric.v1.DoctorResponse.findings:type_name -> fabric.v1.Finding
-	73, // 6: fabric.v1.ListVrfsResponse.vrfs:type_name -> fabric.v1.Vrf
-	74, // 7: fabric.v1.ListTunnelsResponse.tunnels:type_name -> fabric.v1.Tunnel
+	71, // 0: fabric.v1.GetSiteResponse.site:type_name -> fabric.v1.SiteStatus
+	72, // 1: fabric.v1.DrainSiteRequest.options:type_name -> fabric.v1.ChangeOptions
+	73, // 2: fabric.v1.DrainSiteResponse.result:type_name -> fabric.v1.ChangeResult
+	72, // 3: fabric.v1.UndrainSiteRequest.options:type_name -> fabric.v1.ChangeOptions
+	73, // 4: fabric.v1.UndrainSiteResponse.result:type_name -> fabric.v1.ChangeResult
+	74, // 5: fabric.v1.DoctorResponse.findings:type_name -> fabric.v1.Finding
+	75, // 6: fabric.v1.ListVrfsResponse.vrfs:type_name -> fabric.v1.Vrf
+	76, // 7: fabric.v1.ListTunnelsResponse.tunnels:type_name -> fabric.v1.Tunnel
 	0,  // 8: fabric.v1.WatchTunnelsResponse.kind:type_name -> fabric.v1.EventKind
-	74, // 9: fabric.v1.WatchTunnelsResponse.tunnel:type_name -> fabric.v1.Tunnel
-	75, // 10: fabric.v1.DrainTunnelResponse.result:type_name -> fabric.v1.TunnelChange
-	75, // 11: fabric.v1.UndrainTunnelResponse.result:type_name -> fabric.v1.TunnelChange
-	76, // 12: fabric.v1.ListBfdSessionsResponse.sessions:type_name -> fabric.v1.BfdSession
-	77, // 13: fabric.v1.ListCloudsResponse.clouds:type_name -> fabric.v1.Cloud
-	78, // 14: fabric.v1.ListPeersResponse.peers:type_name -> fabric.v1.Peer
-	78, // 15: fabric.v1.GetPeerResponse.peer:type_name -> fabric.v1.Peer
-	79, // 16: fabric.v1.GetPeerResponse.config:type_name -> fabric.v1.PeerConfig
-	79, // 17: fabric.v1.AddPeerRequest.peer:type_name -> fabric.v1.PeerConfig
-	70, // 18: fabric.v1.AddPeerRequest.options:type_name -> fabric.v1.ChangeOptions
-	71, // 19: fabric.v1.AddPeerResponse.result:type_name -> fabric.v1.ChangeResult
-	70, // 20: fabric.v1.DeletePeerRequest.options:type_name -> fabric.v1.ChangeOptions
-	71, // 21: fabric.v1.DeletePeerResponse.result:type_name -> fabric.v1.ChangeResult
-	70, // 22: fabric.v1.EnablePeerRequest.options:type_name -> fabric.v1.ChangeOptions
-	71, // 23: fabric.v1.EnablePeerResponse.result:type_name -> fabric.v1.ChangeResult
-	70, // 24: fabric.v1.DisablePeerRequest.options:type_name -> fabric.v1.ChangeOptions
-	71, // 25: fabric.v1.DisablePeerResponse.result:type_name -> fabric.v1.ChangeResult
-	80, // 26: fabric.v1.ListPrefixesResponse.prefixes:type_name -> fabric.v1.Prefix
-	80, // 27: fabric.v1.GetPrefixResponse.prefix:type_name -> fabric.v1.Prefix
-	81, // 28: fabric.v1.GetPrefixResponse.config:type_name -> fabric.v1.PrefixConfig
-	81, // 29: fabric.v1.AddPrefixRequest.prefix:type_name -> fabric.v1.PrefixConfig
-	70, // 30: fabric.v1.AddPrefixRequest.options:type_name -> fabric.v1.ChangeOptions
-	71, // 31: fabric.v1.AddPrefixResponse.result:type_name -> fabric.v1.ChangeResult
-	70, // 32: fabric.v1.DeletePrefixRequest.options:type_name -> fabric.v1.ChangeOptions
-	71, // 33: fabric.v1.DeletePrefixResponse.result:type_name -> fabric.v1.ChangeResult
-	0,  // 34: fabric.v1.WatchPrefixesResponse.kind:type_name -> fabric.v1.EventKind
-	80, // 35: fabric.v1.WatchPrefixesResponse.prefix:type_name -> fabric.v1.Prefix
-	82, // 36: fabric.v1.ListRoutesResponse.routes:type_name -> fabric.v1.Route
-	82, // 37: fabric.v1.GetRouteResponse.route:type_name -> fabric.v1.Route
-	83, // 38: fabric.v1.ExplainRouteResponse.candidates:type_name -> fabric.v1.Candidate
-	83, // 39: fabric.v1.ExplainRouteResponse.rejected:type_name -> fabric.v1.Candidate
-	0,  // 40: fabric.v1.WatchRoutesResponse.kind:type_name -> fabric.v1.EventKind
-	82, // 41: fabric.v1.WatchRoutesResponse.route:type_name -> fabric.v1.Route
-	84, // 42: fabric.v1.GetConfigResponse.generation:type_name -> fabric.v1.Generation
-	84, // 43: fabric.v1.ListGenerationsResponse.generations:type_name -> fabric.v1.Generation
-	70, // 44: fabric.v1.RollbackConfigRequest.options:type_name -> fabric.v1.ChangeOptions
-	71, // 45: fabric.v1.RollbackConfigResponse.result:type_name -> fabric.v1.ChangeResult
-	70, // 46: fabric.v1.RebaseConfigRequest.options:type_name -> fabric.v1.ChangeOptions
-	71, // 47: fabric.v1.RebaseConfigResponse.result:type_name -> fabric.v1.ChangeResult
-	1,  // 48: fabric.v1.FabricService.GetVersion:input_type -> fabric.v1.GetVersionRequest
-	3,  // 49: fabric.v1.FabricService.GetSite:input_type -> fabric.v1.GetSiteRequest
-	5,  // 50: fabric.v1.FabricService.DrainSite:input_type -> fabric.v1.DrainSiteRequest
-	7,  // 51: fabric.v1.FabricService.UndrainSite:input_type -> fabric.v1.UndrainSiteRequest
-	9,  // 52: fabric.v1.FabricService.Doctor:input_type -> fabric.v1.DoctorRequest
-	11, // 53: fabric.v1.FabricService.ListVrfs:input_type -> fabric.v1.ListVrfsRequest
-	13, // 54: fabric.v1.FabricService.ListTunnels:input_type -> fabric.v1.ListTunnelsRequest
-	15, // 55: fabric.v1.FabricService.WatchTunnels:input_type -> fabric.v1.WatchTunnelsRequest
-	17, // 56: fabric.v1.FabricService.DrainTunnel:input_type -> fabric.v1.DrainTunnelRequest
-	19, // 57: fabric.v1.FabricService.UndrainTunnel:input_type -> fabric.v1.UndrainTunnelRequest
-	21, // 58: fabric.v1.FabricService.ListBfdSessions:input_type -> fabric.v1.ListBfdSessionsRequest
-	23, // 59: fabric.v1.FabricService.ListClouds:input_type -> fabric.v1.ListCloudsRequest
-	25, // 60: fabric.v1.FabricService.ApproveCloud:input_type -> fabric.v1.ApproveCloudRequest
-	27, // 61: fabric.v1.FabricService.ListPeers:input_type -> fabric.v1.ListPeersRequest
-	29, // 62: fabric.v1.FabricService.GetPeer:input_type -> fabric.v1.GetPeerRequest
-	31, // 63: fabric.v1.FabricService.AddPeer:input_type -> fabric.v1.AddPeerRequest
-	33, // 64: fabric.v1.FabricService.DeletePeer:input_type -> fabric.v1.DeletePeerRequest
-	35, // 65: fabric.v1.FabricService.EnablePeer:input_type -> fabric.v1.EnablePeerRequest
-	37, // 66: fabric.v1.FabricService.DisablePeer:input_type -> fabric.v1.DisablePeerRequest
-	39, // 67: fabric.v1.FabricService.ResetPeer:input_type -> fabric.v1.ResetPeerRequest
-	41, // 68: fabric.v1.FabricService.ListPrefixes:input_type -> fabric.v1.ListPrefixesRequest
-	43, // 69: fabric.v1.FabricService.GetPrefix:input_type -> fabric.v1.GetPrefixRequest
-	45, // 70: fabric.v1.FabricService.AddPrefix:input_type -> fabric.v1.AddPrefixRequest
-	47, // 71: fabric.v1.FabricService.DeletePrefix:input_type -> fabric.v1.DeletePrefixRequest
-	49, // 72: fabric.v1.FabricService.WatchPrefixes:input_type -> fabric.v1.WatchPrefixesRequest
-	51, // 73: fabric.v1.FabricService.ListRoutes:input_type -> fabric.v1.ListRoutesRequest
-	53, // 74: fabric.v1.FabricService.GetRoute:input_type -> fabric.v1.GetRouteRequest
-	55, // 75: fabric.v1.FabricService.ExplainRoute:input_type -> fabric.v1.ExplainRouteRequest
-	57, // 76: fabric.v1.FabricService.WatchRoutes:input_type -> fabric.v1.WatchRoutesRequest
-	59, // 77: fabric.v1.FabricService.GetConfig:input_type -> fabric.v1.GetConfigRequest
-	61, // 78: fabric.v1.FabricService.DiffConfig:input_type -> fabric.v1.DiffConfigRequest
-	63, // 79: fabric.v1.FabricService.ListGenerations:input_type -> fabric.v1.ListGenerationsRequest
-	65, // 80: fabric.v1.FabricService.RollbackConfig:input_type -> fabric.v1.RollbackConfigRequest
-	67, // 81: fabric.v1.FabricService.RebaseConfig:input_type -> fabric.v1.RebaseConfigRequest
-	2,  // 82: fabric.v1.FabricService.GetVersion:output_type -> fabric.v1.GetVersionResponse
-	4,  // 83: fabric.v1.FabricService.GetSite:output_type -> fabric.v1.GetSiteResponse
-	6,  // 84: fabric.v1.FabricService.DrainSite:output_type -> fabric.v1.DrainSiteResponse
-	8,  // 85: fabric.v1.FabricService.UndrainSite:output_type -> fabric.v1.UndrainSiteResponse
-	10, // 86: fabric.v1.FabricService.Doctor:output_type -> fabric.v1.DoctorResponse
-	12, // 87: fabric.v1.FabricService.ListVrfs:output_type -> fabric.v1.ListVrfsResponse
-	14, // 88: fabric.v1.FabricService.ListTunnels:output_type -> fabric.v1.ListTunnelsResponse
-	16, // 89: fabric.v1.FabricService.WatchTunnels:output_type -> fabric.v1.WatchTunnelsResponse
-	18, // 90: fabric.v1.FabricService.DrainTunnel:output_type -> fabric.v1.DrainTunnelResponse
-	20, // 91: fabric.v1.FabricService.UndrainTunnel:output_type -> fabric.v1.UndrainTunnelResponse
-	22, // 92: fabric.v1.FabricService.ListBfdSessions:output_type -> fabric.v1.ListBfdSessionsResponse
-	24, // 93: fabric.v1.FabricService.ListClouds:output_type -> fabric.v1.ListCloudsResponse
-	26, // 94: fabric.v1.FabricService.ApproveCloud:output_type -> fabric.v1.ApproveCloudResponse
-	28, // 95: fabric.v1.FabricService.ListPeers:output_type -> fabric.v1.ListPeersResponse
-	30, // 96: fabric.v1.FabricService.GetPeer:output_type -> fabric.v1.GetPeerResponse
-	32, // 97: fabric.v1.FabricService.AddPeer:output_type -> fabric.v1.AddPeerResponse
-	34, // 98: fabric.v1.FabricService.DeletePeer:output_type -> fabric.v1.DeletePeerResponse
-	36, // 99: fabric.v1.FabricService.EnablePeer:output_type -> fabric.v1.EnablePeerResponse
-	38, // 100: fabric.v1.FabricService.DisablePeer:output_type -> fabric.v1.DisablePeerResponse
-	40, // 101: fabric.v1.FabricService.ResetPeer:output_type -> fabric.v1.ResetPeerResponse
-	42, // 102: fabric.v1.FabricService.ListPrefixes:output_type -> fabric.v1.ListPrefixesResponse
-	44, // 103: fabric.v1.FabricService.GetPrefix:output_type -> fabric.v1.GetPrefixResponse
-	46, // 104: fabric.v1.FabricService.AddPrefix:output_type -> fabric.v1.AddPrefixResponse
-	48, // 105: fabric.v1.FabricService.DeletePrefix:output_type -> fabric.v1.DeletePrefixResponse
-	50, // 106: fabric.v1.FabricService.WatchPrefixes:output_type -> fabric.v1.WatchPrefixesResponse
-	52, // 107: fabric.v1.FabricService.ListRoutes:output_type -> fabric.v1.ListRoutesResponse
-	54, // 108: fabric.v1.FabricService.GetRoute:output_type -> fabric.v1.GetRouteResponse
-	56, // 109: fabric.v1.FabricService.ExplainRoute:output_type -> fabric.v1.ExplainRouteResponse
-	58, // 110: fabric.v1.FabricService.WatchRoutes:output_type -> fabric.v1.WatchRoutesResponse
-	60, // 111: fabric.v1.FabricService.GetConfig:output_type -> fabric.v1.GetConfigResponse
-	62, // 112: fabric.v1.FabricService.DiffConfig:output_type -> fabric.v1.DiffConfigResponse
-	64, // 113: fabric.v1.FabricService.ListGenerations:output_type -> fabric.v1.ListGenerationsResponse
-	66, // 114: fabric.v1.FabricService.RollbackConfig:output_type -> fabric.v1.RollbackConfigResponse
-	68, // 115: fabric.v1.FabricService.RebaseConfig:output_type -> fabric.v1.RebaseConfigResponse
-	82, // [82:116] is the sub-list for method output_type
-	48, // [48:82] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	76, // 9: fabric.v1.WatchTunnelsResponse.tunnel:type_name -> fabric.v1.Tunnel
+	77, // 10: fabric.v1.DrainTunnelResponse.result:type_name -> fabric.v1.TunnelChange
+	77, // 11: fabric.v1.UndrainTunnelResponse.result:type_name -> fabric.v1.TunnelChange
+	78, // 12: fabric.v1.RotateTunnelsResponse.rotations:type_name -> fabric.v1.TunnelRotation
+	79, // 13: fabric.v1.ListBfdSessionsResponse.sessions:type_name -> fabric.v1.BfdSession
+	80, // 14: fabric.v1.ListCloudsResponse.clouds:type_name -> fabric.v1.Cloud
+	81, // 15: fabric.v1.ListPeersResponse.peers:type_name -> fabric.v1.Peer
+	81, // 16: fabric.v1.GetPeerResponse.peer:type_name -> fabric.v1.Peer
+	82, // 17: fabric.v1.GetPeerResponse.config:type_name -> fabric.v1.PeerConfig
+	82, // 18: fabric.v1.AddPeerRequest.peer:type_name -> fabric.v1.PeerConfig
+	72, // 19: fabric.v1.AddPeerRequest.options:type_name -> fabric.v1.ChangeOptions
+	73, // 20: fabric.v1.AddPeerResponse.result:type_name -> fabric.v1.ChangeResult
+	72, // 21: fabric.v1.DeletePeerRequest.options:type_name -> fabric.v1.ChangeOptions
+	73, // 22: fabric.v1.DeletePeerResponse.result:type_name -> fabric.v1.ChangeResult
+	72, // 23: fabric.v1.EnablePeerRequest.options:type_name -> fabric.v1.ChangeOptions
+	73, // 24: fabric.v1.EnablePeerResponse.result:type_name -> fabric.v1.ChangeResult
+	72, // 25: fabric.v1.DisablePeerRequest.options:type_name -> fabric.v1.ChangeOptions
+	73, // 26: fabric.v1.DisablePeerResponse.result:type_name -> fabric.v1.ChangeResult
+	83, // 27: fabric.v1.ListPrefixesResponse.prefixes:type_name -> fabric.v1.Prefix
+	83, // 28: fabric.v1.GetPrefixResponse.prefix:type_name -> fabric.v1.Prefix
+	84, // 29: fabric.v1.GetPrefixResponse.config:type_name -> fabric.v1.PrefixConfig
+	84, // 30: fabric.v1.AddPrefixRequest.prefix:type_name -> fabric.v1.PrefixConfig
+	72, // 31: fabric.v1.AddPrefixRequest.options:type_name -> fabric.v1.ChangeOptions
+	73, // 32: fabric.v1.AddPrefixResponse.result:type_name -> fabric.v1.ChangeResult
+	72, // 33: fabric.v1.DeletePrefixRequest.options:type_name -> fabric.v1.ChangeOptions
+	73, // 34: fabric.v1.DeletePrefixResponse.result:type_name -> fabric.v1.ChangeResult
+	0,  // 35: fabric.v1.WatchPrefixesResponse.kind:type_name -> fabric.v1.EventKind
+	83, // 36: fabric.v1.WatchPrefixesResponse.prefix:type_name -> fabric.v1.Prefix
+	85, // 37: fabric.v1.ListRoutesResponse.routes:type_name -> fabric.v1.Route
+	85, // 38: fabric.v1.GetRouteResponse.route:type_name -> fabric.v1.Route
+	86, // 39: fabric.v1.ExplainRouteResponse.candidates:type_name -> fabric.v1.Candidate
+	86, // 40: fabric.v1.ExplainRouteResponse.rejected:type_name -> fabric.v1.Candidate
+	0,  // 41: fabric.v1.WatchRoutesResponse.kind:type_name -> fabric.v1.EventKind
+	85, // 42: fabric.v1.WatchRoutesResponse.route:type_name -> fabric.v1.Route
+	87, // 43: fabric.v1.GetConfigResponse.generation:type_name -> fabric.v1.Generation
+	87, // 44: fabric.v1.ListGenerationsResponse.generations:type_name -> fabric.v1.Generation
+	72, // 45: fabric.v1.RollbackConfigRequest.options:type_name -> fabric.v1.ChangeOptions
+	73, // 46: fabric.v1.RollbackConfigResponse.result:type_name -> fabric.v1.ChangeResult
+	72, // 47: fabric.v1.RebaseConfigRequest.options:type_name -> fabric.v1.ChangeOptions
+	73, // 48: fabric.v1.RebaseConfigResponse.result:type_name -> fabric.v1.ChangeResult
+	1,  // 49: fabric.v1.FabricService.GetVersion:input_type -> fabric.v1.GetVersionRequest
+	3,  // 50: fabric.v1.FabricService.GetSite:input_type -> fabric.v1.GetSiteRequest
+	5,  // 51: fabric.v1.FabricService.DrainSite:input_type -> fabric.v1.DrainSiteRequest
+	7,  // 52: fabric.v1.FabricService.UndrainSite:input_type -> fabric.v1.UndrainSiteRequest
+	9,  // 53: fabric.v1.FabricService.Doctor:input_type -> fabric.v1.DoctorRequest
+	11, // 54: fabric.v1.FabricService.ListVrfs:input_type -> fabric.v1.ListVrfsRequest
+	13, // 55: fabric.v1.FabricService.ListTunnels:input_type -> fabric.v1.ListTunnelsRequest
+	15, // 56: fabric.v1.FabricService.WatchTunnels:input_type -> fabric.v1.WatchTunnelsRequest
+	17, // 57: fabric.v1.FabricService.DrainTunnel:input_type -> fabric.v1.DrainTunnelRequest
+	19, // 58: fabric.v1.FabricService.UndrainTunnel:input_type -> fabric.v1.UndrainTunnelRequest
+	21, // 59: fabric.v1.FabricService.RotateTunnels:input_type -> fabric.v1.RotateTunnelsRequest
+	23, // 60: fabric.v1.FabricService.ListBfdSessions:input_type -> fabric.v1.ListBfdSessionsRequest
+	25, // 61: fabric.v1.FabricService.ListClouds:input_type -> fabric.v1.ListCloudsRequest
+	27, // 62: fabric.v1.FabricService.ApproveCloud:input_type -> fabric.v1.ApproveCloudRequest
+	29, // 63: fabric.v1.FabricService.ListPeers:input_type -> fabric.v1.ListPeersRequest
+	31, // 64: fabric.v1.FabricService.GetPeer:input_type -> fabric.v1.GetPeerRequest
+	33, // 65: fabric.v1.FabricService.AddPeer:input_type -> fabric.v1.AddPeerRequest
+	35, // 66: fabric.v1.FabricService.DeletePeer:input_type -> fabric.v1.DeletePeerRequest
+	37, // 67: fabric.v1.FabricService.EnablePeer:input_type -> fabric.v1.EnablePeerRequest
+	39, // 68: fabric.v1.FabricService.DisablePeer:input_type -> fabric.v1.DisablePeerRequest
+	41, // 69: fabric.v1.FabricService.ResetPeer:input_type -> fabric.v1.ResetPeerRequest
+	43, // 70: fabric.v1.FabricService.ListPrefixes:input_type -> fabric.v1.ListPrefixesRequest
+	45, // 71: fabric.v1.FabricService.GetPrefix:input_type -> fabric.v1.GetPrefixRequest
+	47, // 72: fabric.v1.FabricService.AddPrefix:input_type -> fabric.v1.AddPrefixRequest
+	49, // 73: fabric.v1.FabricService.DeletePrefix:input_type -> fabric.v1.DeletePrefixRequest
+	51, // 74: fabric.v1.FabricService.WatchPrefixes:input_type -> fabric.v1.WatchPrefixesRequest
+	53, // 75: fabric.v1.FabricService.ListRoutes:input_type -> fabric.v1.ListRoutesRequest
+	55, // 76: fabric.v1.FabricService.GetRoute:input_type -> fabric.v1.GetRouteRequest
+	57, // 77: fabric.v1.FabricService.ExplainRoute:input_type -> fabric.v1.ExplainRouteRequest
+	59, // 78: fabric.v1.FabricService.WatchRoutes:input_type -> fabric.v1.WatchRoutesRequest
+	61, // 79: fabric.v1.FabricService.GetConfig:input_type -> fabric.v1.GetConfigRequest
+	63, // 80: fabric.v1.FabricService.DiffConfig:input_type -> fabric.v1.DiffConfigRequest
+	65, // 81: fabric.v1.FabricService.ListGenerations:input_type -> fabric.v1.ListGenerationsRequest
+	67, // 82: fabric.v1.FabricService.RollbackConfig:input_type -> fabric.v1.RollbackConfigRequest
+	69, // 83: fabric.v1.FabricService.RebaseConfig:input_type -> fabric.v1.RebaseConfigRequest
+	2,  // 84: fabric.v1.FabricService.GetVersion:output_type -> fabric.v1.GetVersionResponse
+	4,  // 85: fabric.v1.FabricService.GetSite:output_type -> fabric.v1.GetSiteResponse
+	6,  // 86: fabric.v1.FabricService.DrainSite:output_type -> fabric.v1.DrainSiteResponse
+	8,  // 87: fabric.v1.FabricService.UndrainSite:output_type -> fabric.v1.UndrainSiteResponse
+	10, // 88: fabric.v1.FabricService.Doctor:output_type -> fabric.v1.DoctorResponse
+	12, // 89: fabric.v1.FabricService.ListVrfs:output_type -> fabric.v1.ListVrfsResponse
+	14, // 90: fabric.v1.FabricService.ListTunnels:output_type -> fabric.v1.ListTunnelsResponse
+	16, // 91: fabric.v1.FabricService.WatchTunnels:output_type -> fabric.v1.WatchTunnelsResponse
+	18, // 92: fabric.v1.FabricService.DrainTunnel:output_type -> fabric.v1.DrainTunnelResponse
+	20, // 93: fabric.v1.FabricService.UndrainTunnel:output_type -> fabric.v1.UndrainTunnelResponse
+	22, // 94: fabric.v1.FabricService.RotateTunnels:output_type -> fabric.v1.RotateTunnelsResponse
+	24, // 95: fabric.v1.FabricService.ListBfdSessions:output_type -> fabric.v1.ListBfdSessionsResponse
+	26, // 96: fabric.v1.FabricService.ListClouds:output_type -> fabric.v1.ListCloudsResponse
+	28, // 97: fabric.v1.FabricService.ApproveCloud:output_type -> fabric.v1.ApproveCloudResponse
+	30, // 98: fabric.v1.FabricService.ListPeers:output_type -> fabric.v1.ListPeersResponse
+	32, // 99: fabric.v1.FabricService.GetPeer:output_type -> fabric.v1.GetPeerResponse
+	34, // 100: fabric.v1.FabricService.AddPeer:output_type -> fabric.v1.AddPeerResponse
+	36, // 101: fabric.v1.FabricService.DeletePeer:output_type -> fabric.v1.DeletePeerResponse
+	38, // 102: fabric.v1.FabricService.EnablePeer:output_type -> fabric.v1.EnablePeerResponse
+	40, // 103: fabric.v1.FabricService.DisablePeer:output_type -> fabric.v1.DisablePeerResponse
+	42, // 104: fabric.v1.FabricService.ResetPeer:output_type -> fabric.v1.ResetPeerResponse
+	44, // 105: fabric.v1.FabricService.ListPrefixes:output_type -> fabric.v1.ListPrefixesResponse
+	46, // 106: fabric.v1.FabricService.GetPrefix:output_type -> fabric.v1.GetPrefixResponse
+	48, // 107: fabric.v1.FabricService.AddPrefix:output_type -> fabric.v1.AddPrefixResponse
+	50, // 108: fabric.v1.FabricService.DeletePrefix:output_type -> fabric.v1.DeletePrefixResponse
+	52, // 109: fabric.v1.FabricService.WatchPrefixes:output_type -> fabric.v1.WatchPrefixesResponse
+	54, // 110: fabric.v1.FabricService.ListRoutes:output_type -> fabric.v1.ListRoutesResponse
+	56, // 111: fabric.v1.FabricService.GetRoute:output_type -> fabric.v1.GetRouteResponse
+	58, // 112: fabric.v1.FabricService.ExplainRoute:output_type -> fabric.v1.ExplainRouteResponse
+	60, // 113: fabric.v1.FabricService.WatchRoutes:output_type -> fabric.v1.WatchRoutesResponse
+	62, // 114: fabric.v1.FabricService.GetConfig:output_type -> fabric.v1.GetConfigResponse
+	64, // 115: fabric.v1.FabricService.DiffConfig:output_type -> fabric.v1.DiffConfigResponse
+	66, // 116: fabric.v1.FabricService.ListGenerations:output_type -> fabric.v1.ListGenerationsResponse
+	68, // 117: fabric.v1.FabricService.RollbackConfig:output_type -> fabric.v1.RollbackConfigResponse
+	70, // 118: fabric.v1.FabricService.RebaseConfig:output_type -> fabric.v1.RebaseConfigResponse
+	84, // [84:119] is the sub-list for method output_type
+	49, // [49:84] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_fabric_v1_fabric_proto_init() }
@@ -4007,7 +4130,7 @@ func file_fabric_v1_fabric_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fabric_v1_fabric_proto_rawDesc), len(file_fabric_v1_fabric_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   68,
+			NumMessages:   70,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

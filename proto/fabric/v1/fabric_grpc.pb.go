@@ -36,6 +36,7 @@ const (
 	FabricService_WatchTunnels_FullMethodName    = "/fabric.v1.FabricService/WatchTunnels"
 	FabricService_DrainTunnel_FullMethodName     = "/fabric.v1.FabricService/DrainTunnel"
 	FabricService_UndrainTunnel_FullMethodName   = "/fabric.v1.FabricService/UndrainTunnel"
+	FabricService_RotateTunnels_FullMethodName   = "/fabric.v1.FabricService/RotateTunnels"
 	FabricService_ListBfdSessions_FullMethodName = "/fabric.v1.FabricService/ListBfdSessions"
 	FabricService_ListClouds_FullMethodName      = "/fabric.v1.FabricService/ListClouds"
 	FabricService_ApproveCloud_FullMethodName    = "/fabric.v1.FabricService/ApproveCloud"
@@ -90,6 +91,9 @@ type FabricServiceClient interface {
 	DrainTunnel(ctx context.Context, in *DrainTunnelRequest, opts ...grpc.CallOption) (*DrainTunnelResponse, error)
 	// UndrainTunnel lets traffic use it again.
 	UndrainTunnel(ctx context.Context, in *UndrainTunnelRequest, opts ...grpc.CallOption) (*UndrainTunnelResponse, error)
+	// RotateTunnels has the WireGuard keys of a tunnel, or of all, replaced without a gap. It is no change of the document. FAILED_PRECONDITION
+	// for a tunnel that keeps its keys: of another kind, without BFD or UDP ports for other keys, drained, or down.
+	RotateTunnels(ctx context.Context, in *RotateTunnelsRequest, opts ...grpc.CallOption) (*RotateTunnelsResponse, error)
 	// ListBfdSessions returns the BFD sessions, those of tunnels and those of third-party peers.
 	ListBfdSessions(ctx context.Context, in *ListBfdSessionsRequest, opts ...grpc.CallOption) (*ListBfdSessionsResponse, error)
 	// ListClouds returns the VPC route tables that the gateway keeps, with what the next pass would do.
@@ -252,6 +256,16 @@ func (c *fabricServiceClient) UndrainTunnel(ctx context.Context, in *UndrainTunn
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(UndrainTunnelResponse)
 	err := c.cc.Invoke(ctx, FabricService_UndrainTunnel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *fabricServiceClient) RotateTunnels(ctx context.Context, in *RotateTunnelsRequest, opts ...grpc.CallOption) (*RotateTunnelsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateTunnelsResponse)
+	err := c.cc.Invoke(ctx, FabricService_RotateTunnels_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -562,6 +576,9 @@ type FabricServiceServer interface {
 	DrainTunnel(context.Context, *DrainTunnelRequest) (*DrainTunnelResponse, error)
 	// UndrainTunnel lets traffic use it again.
 	UndrainTunnel(context.Context, *UndrainTunnelRequest) (*UndrainTunnelResponse, error)
+	// RotateTunnels has the WireGuard keys of a tunnel, or of all, replaced without a gap. It is no change of the document. FAILED_PRECONDITION
+	// for a tunnel that keeps its keys: of another kind, without BFD or UDP ports for other keys, drained, or down.
+	RotateTunnels(context.Context, *RotateTunnelsRequest) (*RotateTunnelsResponse, error)
 	// ListBfdSessions returns the BFD sessions, those of tunnels and those of third-party peers.
 	ListBfdSessions(context.Context, *ListBfdSessionsRequest) (*ListBfdSessionsResponse, error)
 	// ListClouds returns the VPC route tables that the gateway keeps, with what the next pass would do.
@@ -650,6 +667,9 @@ func (UnimplementedFabricServiceServer) DrainTunnel(context.Context, *DrainTunne
 }
 func (UnimplementedFabricServiceServer) UndrainTunnel(context.Context, *UndrainTunnelRequest) (*UndrainTunnelResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method UndrainTunnel not implemented")
+}
+func (UnimplementedFabricServiceServer) RotateTunnels(context.Context, *RotateTunnelsRequest) (*RotateTunnelsResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method RotateTunnels not implemented")
 }
 func (UnimplementedFabricServiceServer) ListBfdSessions(context.Context, *ListBfdSessionsRequest) (*ListBfdSessionsResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method ListBfdSessions not implemented")
@@ -913,6 +933,24 @@ func _FabricService_UndrainTunnel_Handler(srv interface{}, ctx context.Context, 
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(FabricServiceServer).UndrainTunnel(ctx, req.(*UndrainTunnelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _FabricService_RotateTunnels_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateTunnelsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FabricServiceServer).RotateTunnels(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FabricService_RotateTunnels_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FabricServiceServer).RotateTunnels(ctx, req.(*RotateTunnelsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1363,6 +1401,10 @@ var FabricService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "UndrainTunnel",
 			Handler:    _FabricService_UndrainTunnel_Handler,
+		},
+		{
+			MethodName: "RotateTunnels",
+			Handler:    _FabricService_RotateTunnels_Handler,
 		},
 		{
 			MethodName: "ListBfdSessions",

@@ -991,7 +991,13 @@ type Tunnel struct {
 	// How many of the last 60 echoes got no answer, in percent; absent before the first is decided.
 	LossPercent *float64 `protobuf:"fixed64,22,opt,name=loss_percent,json=lossPercent,proto3,oneof" json:"loss_percent,omitempty"`
 	// What protects the packets in it: "wireguard" or "none".
-	Encryption    string `protobuf:"bytes,30,opt,name=encryption,proto3" json:"encryption,omitempty"`
+	Encryption string `protobuf:"bytes,30,opt,name=encryption,proto3" json:"encryption,omitempty"`
+	// Generation of the keys in use, 0 for the gateways' own of the document; absent where the tunnel has none.
+	KeyGeneration *uint32 `protobuf:"varint,31,opt,name=key_generation,json=keyGeneration,proto3,oneof" json:"key_generation,omitempty"`
+	// When these keys were made; of generation 0, since when it is known.
+	KeyMade *timestamppb.Timestamp `protobuf:"bytes,32,opt,name=key_made,json=keyMade,proto3" json:"key_made,omitempty"`
+	// What goes on with the keys, "" for nothing.
+	KeyRotation   string `protobuf:"bytes,33,opt,name=key_rotation,json=keyRotation,proto3" json:"key_rotation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1187,6 +1193,109 @@ func (x *Tunnel) GetEncryption() string {
 	return ""
 }
 
+func (x *Tunnel) GetKeyGeneration() uint32 {
+	if x != nil && x.KeyGeneration != nil {
+		return *x.KeyGeneration
+	}
+	return 0
+}
+
+func (x *Tunnel) GetKeyMade() *timestamppb.Timestamp {
+	if x != nil {
+		return x.KeyMade
+	}
+	return nil
+}
+
+func (x *Tunnel) GetKeyRotation() string {
+	if x != nil {
+		return x.KeyRotation
+	}
+	return ""
+}
+
+// TunnelRotation says what became of the wish for other keys of a tunnel.
+type TunnelRotation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the tunnel.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Generation of the keys before, and now.
+	Before *uint32 `protobuf:"varint,2,opt,name=before,proto3,oneof" json:"before,omitempty"`
+	// Generation of the keys now.
+	Generation *uint32 `protobuf:"varint,3,opt,name=generation,proto3,oneof" json:"generation,omitempty"`
+	// True when other keys are in use and the former ones are refused.
+	Done bool `protobuf:"varint,4,opt,name=done,proto3" json:"done,omitempty"`
+	// Why not, or what it waits for; "" when done or not waited for.
+	Problem       string `protobuf:"bytes,5,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TunnelRotation) Reset() {
+	*x = TunnelRotation{}
+	mi := &file_fabric_v1_status_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TunnelRotation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TunnelRotation) ProtoMessage() {}
+
+func (x *TunnelRotation) ProtoReflect() protoreflect.Message {
+	mi := &file_fabric_v1_status_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TunnelRotation.ProtoReflect.Descriptor instead.
+func (*TunnelRotation) Descriptor() ([]byte, []int) {
+	return file_fabric_v1_status_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *TunnelRotation) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TunnelRotation) GetBefore() uint32 {
+	if x != nil && x.Before != nil {
+		return *x.Before
+	}
+	return 0
+}
+
+func (x *TunnelRotation) GetGeneration() uint32 {
+	if x != nil && x.Generation != nil {
+		return *x.Generation
+	}
+	return 0
+}
+
+func (x *TunnelRotation) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *TunnelRotation) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
 // TunnelChange says what draining a tunnel, or ending that, did.
 type TunnelChange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1202,7 +1311,7 @@ type TunnelChange struct {
 
 func (x *TunnelChange) Reset() {
 	*x = TunnelChange{}
-	mi := &file_fabric_v1_status_proto_msgTypes[7]
+	mi := &file_fabric_v1_status_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1214,7 +1323,7 @@ func (x *TunnelChange) String() string {
 func (*TunnelChange) ProtoMessage() {}
 
 func (x *TunnelChange) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_status_proto_msgTypes[7]
+	mi := &file_fabric_v1_status_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1227,7 +1336,7 @@ func (x *TunnelChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelChange.ProtoReflect.Descriptor instead.
 func (*TunnelChange) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_status_proto_rawDescGZIP(), []int{7}
+	return file_fabric_v1_status_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TunnelChange) GetTunnel() *Tunnel {
@@ -1304,7 +1413,7 @@ type BfdSession struct {
 
 func (x *BfdSession) Reset() {
 	*x = BfdSession{}
-	mi := &file_fabric_v1_status_proto_msgTypes[8]
+	mi := &file_fabric_v1_status_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1316,7 +1425,7 @@ func (x *BfdSession) String() string {
 func (*BfdSession) ProtoMessage() {}
 
 func (x *BfdSession) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_status_proto_msgTypes[8]
+	mi := &file_fabric_v1_status_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1329,7 +1438,7 @@ func (x *BfdSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BfdSession.ProtoReflect.Descriptor instead.
 func (*BfdSession) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_status_proto_rawDescGZIP(), []int{8}
+	return file_fabric_v1_status_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *BfdSession) GetName() string {
@@ -1523,7 +1632,7 @@ type Cloud struct {
 
 func (x *Cloud) Reset() {
 	*x = Cloud{}
-	mi := &file_fabric_v1_status_proto_msgTypes[9]
+	mi := &file_fabric_v1_status_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1535,7 +1644,7 @@ func (x *Cloud) String() string {
 func (*Cloud) ProtoMessage() {}
 
 func (x *Cloud) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_status_proto_msgTypes[9]
+	mi := &file_fabric_v1_status_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1548,7 +1657,7 @@ func (x *Cloud) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cloud.ProtoReflect.Descriptor instead.
 func (*Cloud) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_status_proto_rawDescGZIP(), []int{9}
+	return file_fabric_v1_status_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Cloud) GetProvider() string {
@@ -1666,7 +1775,7 @@ type CloudEntry struct {
 
 func (x *CloudEntry) Reset() {
 	*x = CloudEntry{}
-	mi := &file_fabric_v1_status_proto_msgTypes[10]
+	mi := &file_fabric_v1_status_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1678,7 +1787,7 @@ func (x *CloudEntry) String() string {
 func (*CloudEntry) ProtoMessage() {}
 
 func (x *CloudEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_status_proto_msgTypes[10]
+	mi := &file_fabric_v1_status_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1691,7 +1800,7 @@ func (x *CloudEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloudEntry.ProtoReflect.Descriptor instead.
 func (*CloudEntry) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_status_proto_rawDescGZIP(), []int{10}
+	return file_fabric_v1_status_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CloudEntry) GetPrefix() string {
@@ -1741,7 +1850,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_fabric_v1_status_proto_msgTypes[11]
+	mi := &file_fabric_v1_status_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +1862,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_fabric_v1_status_proto_msgTypes[11]
+	mi := &file_fabric_v1_status_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +1875,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_fabric_v1_status_proto_rawDescGZIP(), []int{11}
+	return file_fabric_v1_status_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Finding) GetSeverity() string {
@@ -1908,7 +2017,7 @@ const file_fabric_v1_status_proto_rawDesc = "" +
 	"\tCandidate\x12&\n" +
 	"\x05route\x18\x01 \x01(\v2\x10.fabric.v1.RouteR\x05route\x12\x12\n" +
 	"\x04best\x18\x02 \x01(\bR\x04best\x12\x10\n" +
-	"\x03why\x18\x03 \x01(\tR\x03why\"\xa1\x06\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\"\xba\a\n" +
 	"\x06Tunnel\x12\x16\n" +
 	"\x06remote\x18\x01 \x01(\tR\x06remote\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -1936,11 +2045,25 @@ const file_fabric_v1_status_proto_rawDesc = "" +
 	"\floss_percent\x18\x16 \x01(\x01H\x03R\vlossPercent\x88\x01\x01\x12\x1e\n" +
 	"\n" +
 	"encryption\x18\x1e \x01(\tR\n" +
-	"encryptionB\a\n" +
+	"encryption\x12*\n" +
+	"\x0ekey_generation\x18\x1f \x01(\rH\x04R\rkeyGeneration\x88\x01\x01\x125\n" +
+	"\bkey_made\x18  \x01(\v2\x1a.google.protobuf.TimestampR\akeyMade\x12!\n" +
+	"\fkey_rotation\x18! \x01(\tR\vkeyRotationB\a\n" +
 	"\x05_rankB\v\n" +
 	"\t_rx_bytesB\v\n" +
 	"\t_tx_bytesB\x0f\n" +
-	"\r_loss_percent\"v\n" +
+	"\r_loss_percentB\x11\n" +
+	"\x0f_key_generation\"\xae\x01\n" +
+	"\x0eTunnelRotation\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
+	"\x06before\x18\x02 \x01(\rH\x00R\x06before\x88\x01\x01\x12#\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\rH\x01R\n" +
+	"generation\x88\x01\x01\x12\x12\n" +
+	"\x04done\x18\x04 \x01(\bR\x04done\x12\x18\n" +
+	"\aproblem\x18\x05 \x01(\tR\aproblemB\t\n" +
+	"\a_beforeB\r\n" +
+	"\v_generation\"v\n" +
 	"\fTunnelChange\x12)\n" +
 	"\x06tunnel\x18\x01 \x01(\v2\x11.fabric.v1.TunnelR\x06tunnel\x12\x16\n" +
 	"\x06active\x18\x02 \x01(\tR\x06active\x12#\n" +
@@ -2020,7 +2143,7 @@ func file_fabric_v1_status_proto_rawDescGZIP() []byte {
 	return file_fabric_v1_status_proto_rawDescData
 }
 
-var file_fabric_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_fabric_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_fabric_v1_status_proto_goTypes = []any{
 	(*SiteStatus)(nil),            // 0: fabric.v1.SiteStatus
 	(*Vrf)(nil),                   // 1: fabric.v1.Vrf
@@ -2029,38 +2152,40 @@ var file_fabric_v1_status_proto_goTypes = []any{
 	(*Route)(nil),                 // 4: fabric.v1.Route
 	(*Candidate)(nil),             // 5: fabric.v1.Candidate
 	(*Tunnel)(nil),                // 6: fabric.v1.Tunnel
-	(*TunnelChange)(nil),          // 7: fabric.v1.TunnelChange
-	(*BfdSession)(nil),            // 8: fabric.v1.BfdSession
-	(*Cloud)(nil),                 // 9: fabric.v1.Cloud
-	(*CloudEntry)(nil),            // 10: fabric.v1.CloudEntry
-	(*Finding)(nil),               // 11: fabric.v1.Finding
-	nil,                           // 12: fabric.v1.BfdSession.DroppedEntry
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 14: google.protobuf.Duration
+	(*TunnelRotation)(nil),        // 7: fabric.v1.TunnelRotation
+	(*TunnelChange)(nil),          // 8: fabric.v1.TunnelChange
+	(*BfdSession)(nil),            // 9: fabric.v1.BfdSession
+	(*Cloud)(nil),                 // 10: fabric.v1.Cloud
+	(*CloudEntry)(nil),            // 11: fabric.v1.CloudEntry
+	(*Finding)(nil),               // 12: fabric.v1.Finding
+	nil,                           // 13: fabric.v1.BfdSession.DroppedEntry
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
 }
 var file_fabric_v1_status_proto_depIdxs = []int32{
-	13, // 0: fabric.v1.SiteStatus.started:type_name -> google.protobuf.Timestamp
-	13, // 1: fabric.v1.Peer.since:type_name -> google.protobuf.Timestamp
-	14, // 2: fabric.v1.Peer.hold:type_name -> google.protobuf.Duration
-	14, // 3: fabric.v1.Peer.keepalive:type_name -> google.protobuf.Duration
+	14, // 0: fabric.v1.SiteStatus.started:type_name -> google.protobuf.Timestamp
+	14, // 1: fabric.v1.Peer.since:type_name -> google.protobuf.Timestamp
+	15, // 2: fabric.v1.Peer.hold:type_name -> google.protobuf.Duration
+	15, // 3: fabric.v1.Peer.keepalive:type_name -> google.protobuf.Duration
 	4,  // 4: fabric.v1.Candidate.route:type_name -> fabric.v1.Route
-	13, // 5: fabric.v1.Tunnel.since:type_name -> google.protobuf.Timestamp
-	13, // 6: fabric.v1.Tunnel.last_handshake:type_name -> google.protobuf.Timestamp
-	8,  // 7: fabric.v1.Tunnel.bfd:type_name -> fabric.v1.BfdSession
-	14, // 8: fabric.v1.Tunnel.rtt:type_name -> google.protobuf.Duration
-	14, // 9: fabric.v1.Tunnel.min_rtt:type_name -> google.protobuf.Duration
-	6,  // 10: fabric.v1.TunnelChange.tunnel:type_name -> fabric.v1.Tunnel
-	13, // 11: fabric.v1.BfdSession.since:type_name -> google.protobuf.Timestamp
-	14, // 12: fabric.v1.BfdSession.tx_interval:type_name -> google.protobuf.Duration
-	14, // 13: fabric.v1.BfdSession.detection:type_name -> google.protobuf.Duration
-	12, // 14: fabric.v1.BfdSession.dropped:type_name -> fabric.v1.BfdSession.DroppedEntry
-	10, // 15: fabric.v1.Cloud.entries:type_name -> fabric.v1.CloudEntry
-	13, // 16: fabric.v1.Cloud.last_sync:type_name -> google.protobuf.Timestamp
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	14, // 5: fabric.v1.Tunnel.since:type_name -> google.protobuf.Timestamp
+	14, // 6: fabric.v1.Tunnel.last_handshake:type_name -> google.protobuf.Timestamp
+	9,  // 7: fabric.v1.Tunnel.bfd:type_name -> fabric.v1.BfdSession
+	15, // 8: fabric.v1.Tunnel.rtt:type_name -> google.protobuf.Duration
+	15, // 9: fabric.v1.Tunnel.min_rtt:type_name -> google.protobuf.Duration
+	14, // 10: fabric.v1.Tunnel.key_made:type_name -> google.protobuf.Timestamp
+	6,  // 11: fabric.v1.TunnelChange.tunnel:type_name -> fabric.v1.Tunnel
+	14, // 12: fabric.v1.BfdSession.since:type_name -> google.protobuf.Timestamp
+	15, // 13: fabric.v1.BfdSession.tx_interval:type_name -> google.protobuf.Duration
+	15, // 14: fabric.v1.BfdSession.detection:type_name -> google.protobuf.Duration
+	13, // 15: fabric.v1.BfdSession.dropped:type_name -> fabric.v1.BfdSession.DroppedEntry
+	11, // 16: fabric.v1.Cloud.entries:type_name -> fabric.v1.CloudEntry
+	14, // 17: fabric.v1.Cloud.last_sync:type_name -> google.protobuf.Timestamp
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_fabric_v1_status_proto_init() }
@@ -2069,14 +2194,15 @@ func file_fabric_v1_status_proto_init() {
 		return
 	}
 	file_fabric_v1_status_proto_msgTypes[6].OneofWrappers = []any{}
-	file_fabric_v1_status_proto_msgTypes[8].OneofWrappers = []any{}
+	file_fabric_v1_status_proto_msgTypes[7].OneofWrappers = []any{}
+	file_fabric_v1_status_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fabric_v1_status_proto_rawDesc), len(file_fabric_v1_status_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -741,8 +741,14 @@ type Tunnel struct {
 	// Carrier is how the packets of kind "tls" travel; none with other kinds.
 	Carrier *Carrier `protobuf:"bytes,20,opt,name=carrier,proto3" json:"carrier,omitempty"`
 	// Local is the address that a tunnel of kind "direct" starts from, vni its VXLAN network identifier.
-	Local         string `protobuf:"bytes,30,opt,name=local,proto3" json:"local,omitempty"`
-	Vni           uint32 `protobuf:"varint,31,opt,name=vni,proto3" json:"vni,omitempty"`
+	Local string `protobuf:"bytes,30,opt,name=local,proto3" json:"local,omitempty"`
+	Vni   uint32 `protobuf:"varint,31,opt,name=vni,proto3" json:"vni,omitempty"`
+	// Preshared_key_file is empty where there is none.
+	PresharedKeyFile string `protobuf:"bytes,15,opt,name=preshared_key_file,json=presharedKeyFile,proto3" json:"preshared_key_file,omitempty"`
+	// Slots are the places for later generations of keys; none in a plan of an older fabric-site, or where there are no ports for them.
+	Slots []*Slot `protobuf:"bytes,16,rep,name=slots,proto3" json:"slots,omitempty"`
+	// Rekey_age_s is the age in seconds at which keys are replaced; 0 is never.
+	RekeyAgeS     int64 `protobuf:"varint,17,opt,name=rekey_age_s,json=rekeyAgeS,proto3" json:"rekey_age_s,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -896,6 +902,112 @@ func (x *Tunnel) GetVni() uint32 {
 	return 0
 }
 
+func (x *Tunnel) GetPresharedKeyFile() string {
+	if x != nil {
+		return x.PresharedKeyFile
+	}
+	return ""
+}
+
+func (x *Tunnel) GetSlots() []*Slot {
+	if x != nil {
+		return x.Slots
+	}
+	return nil
+}
+
+func (x *Tunnel) GetRekeyAgeS() int64 {
+	if x != nil {
+		return x.RekeyAgeS
+	}
+	return 0
+}
+
+// Slot is a place for a later generation of a tunnel's keys.
+type Slot struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Device          string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	Name            string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	LinkLocal       string                 `protobuf:"bytes,3,opt,name=link_local,json=linkLocal,proto3" json:"link_local,omitempty"`
+	RemoteLinkLocal string                 `protobuf:"bytes,4,opt,name=remote_link_local,json=remoteLinkLocal,proto3" json:"remote_link_local,omitempty"`
+	ListenPort      int32                  `protobuf:"varint,5,opt,name=listen_port,json=listenPort,proto3" json:"listen_port,omitempty"`
+	Endpoint        string                 `protobuf:"bytes,6,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Slot) Reset() {
+	*x = Slot{}
+	mi := &file_links_v1_links_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Slot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Slot) ProtoMessage() {}
+
+func (x *Slot) ProtoReflect() protoreflect.Message {
+	mi := &file_links_v1_links_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Slot.ProtoReflect.Descriptor instead.
+func (*Slot) Descriptor() ([]byte, []int) {
+	return file_links_v1_links_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Slot) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *Slot) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Slot) GetLinkLocal() string {
+	if x != nil {
+		return x.LinkLocal
+	}
+	return ""
+}
+
+func (x *Slot) GetRemoteLinkLocal() string {
+	if x != nil {
+		return x.RemoteLinkLocal
+	}
+	return ""
+}
+
+func (x *Slot) GetListenPort() int32 {
+	if x != nil {
+		return x.ListenPort
+	}
+	return 0
+}
+
+func (x *Slot) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
 // RemoteVTEP is another gateway's tunnel endpoint and the ways to it.
 type RemoteVTEP struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -916,7 +1028,7 @@ type RemoteVTEP struct {
 
 func (x *RemoteVTEP) Reset() {
 	*x = RemoteVTEP{}
-	mi := &file_links_v1_links_proto_msgTypes[8]
+	mi := &file_links_v1_links_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1040,7 @@ func (x *RemoteVTEP) String() string {
 func (*RemoteVTEP) ProtoMessage() {}
 
 func (x *RemoteVTEP) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[8]
+	mi := &file_links_v1_links_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1053,7 @@ func (x *RemoteVTEP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoteVTEP.ProtoReflect.Descriptor instead.
 func (*RemoteVTEP) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{8}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RemoteVTEP) GetGateway() string {
@@ -1000,7 +1112,7 @@ type NextHop struct {
 
 func (x *NextHop) Reset() {
 	*x = NextHop{}
-	mi := &file_links_v1_links_proto_msgTypes[9]
+	mi := &file_links_v1_links_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1012,7 +1124,7 @@ func (x *NextHop) String() string {
 func (*NextHop) ProtoMessage() {}
 
 func (x *NextHop) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[9]
+	mi := &file_links_v1_links_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1025,7 +1137,7 @@ func (x *NextHop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextHop.ProtoReflect.Descriptor instead.
 func (*NextHop) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{9}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *NextHop) GetId() uint32 {
@@ -1072,7 +1184,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_links_v1_links_proto_msgTypes[10]
+	mi := &file_links_v1_links_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1084,7 +1196,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[10]
+	mi := &file_links_v1_links_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1097,7 +1209,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{10}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ApplyRequest) GetPlan() *Plan {
@@ -1120,7 +1232,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_links_v1_links_proto_msgTypes[11]
+	mi := &file_links_v1_links_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1132,7 +1244,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[11]
+	mi := &file_links_v1_links_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1145,7 +1257,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{11}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ApplyResponse) GetDigest() string {
@@ -1177,7 +1289,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_links_v1_links_proto_msgTypes[12]
+	mi := &file_links_v1_links_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1189,7 +1301,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[12]
+	mi := &file_links_v1_links_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1202,7 +1314,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{12}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{13}
 }
 
 type GetResponse struct {
@@ -1214,7 +1326,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_links_v1_links_proto_msgTypes[13]
+	mi := &file_links_v1_links_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1226,7 +1338,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[13]
+	mi := &file_links_v1_links_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1239,7 +1351,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{13}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetResponse) GetState() *State {
@@ -1257,7 +1369,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_links_v1_links_proto_msgTypes[14]
+	mi := &file_links_v1_links_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1269,7 +1381,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[14]
+	mi := &file_links_v1_links_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1282,7 +1394,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{14}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{15}
 }
 
 type DrainRequest struct {
@@ -1296,7 +1408,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_links_v1_links_proto_msgTypes[15]
+	mi := &file_links_v1_links_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1308,7 +1420,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[15]
+	mi := &file_links_v1_links_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1321,7 +1433,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{15}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DrainRequest) GetDevice() string {
@@ -1346,7 +1458,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_links_v1_links_proto_msgTypes[16]
+	mi := &file_links_v1_links_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1358,7 +1470,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[16]
+	mi := &file_links_v1_links_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1371,7 +1483,97 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{16}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{17}
+}
+
+type RotateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Device of the tunnel.
+	Device        string `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateRequest) Reset() {
+	*x = RotateRequest{}
+	mi := &file_links_v1_links_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateRequest) ProtoMessage() {}
+
+func (x *RotateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_links_v1_links_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateRequest.ProtoReflect.Descriptor instead.
+func (*RotateRequest) Descriptor() ([]byte, []int) {
+	return file_links_v1_links_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RotateRequest) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+type RotateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Generation of the keys that are to be replaced.
+	Generation    int64 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateResponse) Reset() {
+	*x = RotateResponse{}
+	mi := &file_links_v1_links_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateResponse) ProtoMessage() {}
+
+func (x *RotateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_links_v1_links_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateResponse.ProtoReflect.Descriptor instead.
+func (*RotateResponse) Descriptor() ([]byte, []int) {
+	return file_links_v1_links_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RotateResponse) GetGeneration() int64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
 }
 
 type WatchResponse struct {
@@ -1383,7 +1585,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_links_v1_links_proto_msgTypes[17]
+	mi := &file_links_v1_links_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1395,7 +1597,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[17]
+	mi := &file_links_v1_links_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1408,7 +1610,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{17}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WatchResponse) GetState() *State {
@@ -1442,7 +1644,7 @@ type State struct {
 
 func (x *State) Reset() {
 	*x = State{}
-	mi := &file_links_v1_links_proto_msgTypes[18]
+	mi := &file_links_v1_links_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1454,7 +1656,7 @@ func (x *State) String() string {
 func (*State) ProtoMessage() {}
 
 func (x *State) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[18]
+	mi := &file_links_v1_links_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1467,7 +1669,7 @@ func (x *State) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use State.ProtoReflect.Descriptor instead.
 func (*State) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{18}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *State) GetGateway() string {
@@ -1560,7 +1762,7 @@ type SetState struct {
 
 func (x *SetState) Reset() {
 	*x = SetState{}
-	mi := &file_links_v1_links_proto_msgTypes[19]
+	mi := &file_links_v1_links_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1572,7 +1774,7 @@ func (x *SetState) String() string {
 func (*SetState) ProtoMessage() {}
 
 func (x *SetState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[19]
+	mi := &file_links_v1_links_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1585,7 +1787,7 @@ func (x *SetState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetState.ProtoReflect.Descriptor instead.
 func (*SetState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{19}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SetState) GetId() uint32 {
@@ -1683,7 +1885,7 @@ type SessionState struct {
 
 func (x *SessionState) Reset() {
 	*x = SessionState{}
-	mi := &file_links_v1_links_proto_msgTypes[20]
+	mi := &file_links_v1_links_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1695,7 +1897,7 @@ func (x *SessionState) String() string {
 func (*SessionState) ProtoMessage() {}
 
 func (x *SessionState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[20]
+	mi := &file_links_v1_links_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1708,7 +1910,7 @@ func (x *SessionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionState.ProtoReflect.Descriptor instead.
 func (*SessionState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{20}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SessionState) GetName() string {
@@ -1892,14 +2094,19 @@ type TunnelState struct {
 	// Drained: the operator has taken traffic off this tunnel as long as there is another.
 	Drained bool `protobuf:"varint,18,opt,name=drained,proto3" json:"drained,omitempty"`
 	// Path is what echoes over the tunnel tell; none when nothing was measured yet.
-	Path          *Path `protobuf:"bytes,19,opt,name=path,proto3" json:"path,omitempty"`
+	Path *Path `protobuf:"bytes,19,opt,name=path,proto3" json:"path,omitempty"`
+	// Key_generation of the keys in use, 0 for the document's, and when they were made.
+	KeyGeneration int64                  `protobuf:"varint,30,opt,name=key_generation,json=keyGeneration,proto3" json:"key_generation,omitempty"`
+	KeyMade       *timestamppb.Timestamp `protobuf:"bytes,31,opt,name=key_made,json=keyMade,proto3" json:"key_made,omitempty"`
+	// Rotation says what goes on with the keys; empty for nothing.
+	Rotation      string `protobuf:"bytes,32,opt,name=rotation,proto3" json:"rotation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TunnelState) Reset() {
 	*x = TunnelState{}
-	mi := &file_links_v1_links_proto_msgTypes[21]
+	mi := &file_links_v1_links_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1911,7 +2118,7 @@ func (x *TunnelState) String() string {
 func (*TunnelState) ProtoMessage() {}
 
 func (x *TunnelState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[21]
+	mi := &file_links_v1_links_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1924,7 +2131,7 @@ func (x *TunnelState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelState.ProtoReflect.Descriptor instead.
 func (*TunnelState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{21}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *TunnelState) GetDevice() string {
@@ -2060,6 +2267,27 @@ func (x *TunnelState) GetPath() *Path {
 	return nil
 }
 
+func (x *TunnelState) GetKeyGeneration() int64 {
+	if x != nil {
+		return x.KeyGeneration
+	}
+	return 0
+}
+
+func (x *TunnelState) GetKeyMade() *timestamppb.Timestamp {
+	if x != nil {
+		return x.KeyMade
+	}
+	return nil
+}
+
+func (x *TunnelState) GetRotation() string {
+	if x != nil {
+		return x.Rotation
+	}
+	return ""
+}
+
 // Path is what the last 60 ICMPv6 echoes over a tunnel, one per second, tell.
 type Path struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2075,7 +2303,7 @@ type Path struct {
 
 func (x *Path) Reset() {
 	*x = Path{}
-	mi := &file_links_v1_links_proto_msgTypes[22]
+	mi := &file_links_v1_links_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2087,7 +2315,7 @@ func (x *Path) String() string {
 func (*Path) ProtoMessage() {}
 
 func (x *Path) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[22]
+	mi := &file_links_v1_links_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2100,7 +2328,7 @@ func (x *Path) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Path.ProtoReflect.Descriptor instead.
 func (*Path) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{22}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Path) GetRtt() *durationpb.Duration {
@@ -2148,7 +2376,7 @@ type VTEPState struct {
 
 func (x *VTEPState) Reset() {
 	*x = VTEPState{}
-	mi := &file_links_v1_links_proto_msgTypes[23]
+	mi := &file_links_v1_links_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2160,7 +2388,7 @@ func (x *VTEPState) String() string {
 func (*VTEPState) ProtoMessage() {}
 
 func (x *VTEPState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[23]
+	mi := &file_links_v1_links_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2173,7 +2401,7 @@ func (x *VTEPState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VTEPState.ProtoReflect.Descriptor instead.
 func (*VTEPState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{23}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *VTEPState) GetGateway() string {
@@ -2235,7 +2463,7 @@ type NextHopState struct {
 
 func (x *NextHopState) Reset() {
 	*x = NextHopState{}
-	mi := &file_links_v1_links_proto_msgTypes[24]
+	mi := &file_links_v1_links_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2247,7 +2475,7 @@ func (x *NextHopState) String() string {
 func (*NextHopState) ProtoMessage() {}
 
 func (x *NextHopState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[24]
+	mi := &file_links_v1_links_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2260,7 +2488,7 @@ func (x *NextHopState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextHopState.ProtoReflect.Descriptor instead.
 func (*NextHopState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{24}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *NextHopState) GetId() uint32 {
@@ -2320,7 +2548,7 @@ type ObjectState struct {
 
 func (x *ObjectState) Reset() {
 	*x = ObjectState{}
-	mi := &file_links_v1_links_proto_msgTypes[25]
+	mi := &file_links_v1_links_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2332,7 +2560,7 @@ func (x *ObjectState) String() string {
 func (*ObjectState) ProtoMessage() {}
 
 func (x *ObjectState) ProtoReflect() protoreflect.Message {
-	mi := &file_links_v1_links_proto_msgTypes[25]
+	mi := &file_links_v1_links_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2345,7 +2573,7 @@ func (x *ObjectState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectState.ProtoReflect.Descriptor instead.
 func (*ObjectState) Descriptor() ([]byte, []int) {
-	return file_links_v1_links_proto_rawDescGZIP(), []int{25}
+	return file_links_v1_links_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ObjectState) GetKind() string {
@@ -2440,7 +2668,7 @@ const file_links_v1_links_proto_rawDesc = "" +
 	" \x01(\x05R\x06minTtl\x12\x12\n" +
 	"\x04auth\x18\v \x01(\tR\x04auth\x12\x15\n" +
 	"\x06key_id\x18\f \x01(\x05R\x05keyId\x12\x19\n" +
-	"\bkey_file\x18\r \x01(\tR\akeyFile\"\xeb\x03\n" +
+	"\bkey_file\x18\r \x01(\tR\akeyFile\"\xdf\x04\n" +
 	"\x06Tunnel\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -2462,7 +2690,19 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\x03bfd\x18\x0e \x01(\v2\r.links.v1.BFDR\x03bfd\x12+\n" +
 	"\acarrier\x18\x14 \x01(\v2\x11.links.v1.CarrierR\acarrier\x12\x14\n" +
 	"\x05local\x18\x1e \x01(\tR\x05local\x12\x10\n" +
-	"\x03vni\x18\x1f \x01(\rR\x03vni\"\xa1\x01\n" +
+	"\x03vni\x18\x1f \x01(\rR\x03vni\x12,\n" +
+	"\x12preshared_key_file\x18\x0f \x01(\tR\x10presharedKeyFile\x12$\n" +
+	"\x05slots\x18\x10 \x03(\v2\x0e.links.v1.SlotR\x05slots\x12\x1e\n" +
+	"\vrekey_age_s\x18\x11 \x01(\x03R\trekeyAgeS\"\xba\x01\n" +
+	"\x04Slot\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"link_local\x18\x03 \x01(\tR\tlinkLocal\x12*\n" +
+	"\x11remote_link_local\x18\x04 \x01(\tR\x0fremoteLinkLocal\x12\x1f\n" +
+	"\vlisten_port\x18\x05 \x01(\x05R\n" +
+	"listenPort\x12\x1a\n" +
+	"\bendpoint\x18\x06 \x01(\tR\bendpoint\"\xa1\x01\n" +
 	"\n" +
 	"RemoteVTEP\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x12\n" +
@@ -2491,7 +2731,13 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\fDrainRequest\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x18\n" +
 	"\adrained\x18\x02 \x01(\bR\adrained\"\x0f\n" +
-	"\rDrainResponse\"6\n" +
+	"\rDrainResponse\"'\n" +
+	"\rRotateRequest\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\"0\n" +
+	"\x0eRotateResponse\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x03R\n" +
+	"generation\"6\n" +
 	"\rWatchResponse\x12%\n" +
 	"\x05state\x18\x01 \x01(\v2\x0f.links.v1.StateR\x05state\"\xa9\x03\n" +
 	"\x05State\x12\x18\n" +
@@ -2543,7 +2789,7 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\aproblem\x18\x16 \x01(\tR\aproblem\x1a:\n" +
 	"\fDroppedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xb5\x04\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xaf\x05\n" +
 	"\vTunnelState\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -2565,7 +2811,10 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\x03mtu\x18\x10 \x01(\x05R\x03mtu\x12\x14\n" +
 	"\x05error\x18\x11 \x01(\tR\x05error\x12\x18\n" +
 	"\adrained\x18\x12 \x01(\bR\adrained\x12\"\n" +
-	"\x04path\x18\x13 \x01(\v2\x0e.links.v1.PathR\x04path\"\x93\x01\n" +
+	"\x04path\x18\x13 \x01(\v2\x0e.links.v1.PathR\x04path\x12%\n" +
+	"\x0ekey_generation\x18\x1e \x01(\x03R\rkeyGeneration\x125\n" +
+	"\bkey_made\x18\x1f \x01(\v2\x1a.google.protobuf.TimestampR\akeyMade\x12\x1a\n" +
+	"\brotation\x18  \x01(\tR\brotation\"\x93\x01\n" +
 	"\x04Path\x12+\n" +
 	"\x03rtt\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03rtt\x122\n" +
 	"\amin_rtt\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06minRtt\x12\x16\n" +
@@ -2595,12 +2844,13 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\tSTATUS_OK\x10\x01\x12\x12\n" +
 	"\x0eSTATUS_PENDING\x10\x02\x12\x10\n" +
 	"\fSTATUS_ERROR\x10\x03\x12\x12\n" +
-	"\x0eSTATUS_FOREIGN\x10\x042\xf2\x01\n" +
+	"\x0eSTATUS_FOREIGN\x10\x042\xaf\x02\n" +
 	"\fLinksService\x128\n" +
 	"\x05Apply\x12\x16.links.v1.ApplyRequest\x1a\x17.links.v1.ApplyResponse\x122\n" +
 	"\x03Get\x12\x14.links.v1.GetRequest\x1a\x15.links.v1.GetResponse\x12:\n" +
 	"\x05Watch\x12\x16.links.v1.WatchRequest\x1a\x17.links.v1.WatchResponse0\x01\x128\n" +
-	"\x05Drain\x12\x16.links.v1.DrainRequest\x1a\x17.links.v1.DrainResponseB\x1fZ\x1dfabric/proto/links/v1;linksv1b\x06proto3"
+	"\x05Drain\x12\x16.links.v1.DrainRequest\x1a\x17.links.v1.DrainResponse\x12;\n" +
+	"\x06Rotate\x12\x17.links.v1.RotateRequest\x1a\x18.links.v1.RotateResponseB\x1fZ\x1dfabric/proto/links/v1;linksv1b\x06proto3"
 
 var (
 	file_links_v1_links_proto_rawDescOnce sync.Once
@@ -2615,7 +2865,7 @@ func file_links_v1_links_proto_rawDescGZIP() []byte {
 }
 
 var file_links_v1_links_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_links_v1_links_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_links_v1_links_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_links_v1_links_proto_goTypes = []any{
 	(Status)(0),                   // 0: links.v1.Status
 	(*Plan)(nil),                  // 1: links.v1.Plan
@@ -2626,32 +2876,35 @@ var file_links_v1_links_proto_goTypes = []any{
 	(*BFD)(nil),                   // 6: links.v1.BFD
 	(*Session)(nil),               // 7: links.v1.Session
 	(*Tunnel)(nil),                // 8: links.v1.Tunnel
-	(*RemoteVTEP)(nil),            // 9: links.v1.RemoteVTEP
-	(*NextHop)(nil),               // 10: links.v1.NextHop
-	(*ApplyRequest)(nil),          // 11: links.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 12: links.v1.ApplyResponse
-	(*GetRequest)(nil),            // 13: links.v1.GetRequest
-	(*GetResponse)(nil),           // 14: links.v1.GetResponse
-	(*WatchRequest)(nil),          // 15: links.v1.WatchRequest
-	(*DrainRequest)(nil),          // 16: links.v1.DrainRequest
-	(*DrainResponse)(nil),         // 17: links.v1.DrainResponse
-	(*WatchResponse)(nil),         // 18: links.v1.WatchResponse
-	(*State)(nil),                 // 19: links.v1.State
-	(*SetState)(nil),              // 20: links.v1.SetState
-	(*SessionState)(nil),          // 21: links.v1.SessionState
-	(*TunnelState)(nil),           // 22: links.v1.TunnelState
-	(*Path)(nil),                  // 23: links.v1.Path
-	(*VTEPState)(nil),             // 24: links.v1.VTEPState
-	(*NextHopState)(nil),          // 25: links.v1.NextHopState
-	(*ObjectState)(nil),           // 26: links.v1.ObjectState
-	nil,                           // 27: links.v1.SessionState.DroppedEntry
-	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
+	(*Slot)(nil),                  // 9: links.v1.Slot
+	(*RemoteVTEP)(nil),            // 10: links.v1.RemoteVTEP
+	(*NextHop)(nil),               // 11: links.v1.NextHop
+	(*ApplyRequest)(nil),          // 12: links.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 13: links.v1.ApplyResponse
+	(*GetRequest)(nil),            // 14: links.v1.GetRequest
+	(*GetResponse)(nil),           // 15: links.v1.GetResponse
+	(*WatchRequest)(nil),          // 16: links.v1.WatchRequest
+	(*DrainRequest)(nil),          // 17: links.v1.DrainRequest
+	(*DrainResponse)(nil),         // 18: links.v1.DrainResponse
+	(*RotateRequest)(nil),         // 19: links.v1.RotateRequest
+	(*RotateResponse)(nil),        // 20: links.v1.RotateResponse
+	(*WatchResponse)(nil),         // 21: links.v1.WatchResponse
+	(*State)(nil),                 // 22: links.v1.State
+	(*SetState)(nil),              // 23: links.v1.SetState
+	(*SessionState)(nil),          // 24: links.v1.SessionState
+	(*TunnelState)(nil),           // 25: links.v1.TunnelState
+	(*Path)(nil),                  // 26: links.v1.Path
+	(*VTEPState)(nil),             // 27: links.v1.VTEPState
+	(*NextHopState)(nil),          // 28: links.v1.NextHopState
+	(*ObjectState)(nil),           // 29: links.v1.ObjectState
+	nil,                           // 30: links.v1.SessionState.DroppedEntry
+	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
 }
 var file_links_v1_links_proto_depIdxs = []int32{
 	8,  // 0: links.v1.Plan.tunnels:type_name -> links.v1.Tunnel
-	9,  // 1: links.v1.Plan.vteps:type_name -> links.v1.RemoteVTEP
-	10, // 2: links.v1.Plan.next_hops:type_name -> links.v1.NextHop
+	10, // 1: links.v1.Plan.vteps:type_name -> links.v1.RemoteVTEP
+	11, // 2: links.v1.Plan.next_hops:type_name -> links.v1.NextHop
 	7,  // 3: links.v1.Plan.sessions:type_name -> links.v1.Session
 	2,  // 4: links.v1.Plan.sets:type_name -> links.v1.NextHopSet
 	4,  // 5: links.v1.Plan.listener:type_name -> links.v1.Listener
@@ -2659,43 +2912,47 @@ var file_links_v1_links_proto_depIdxs = []int32{
 	6,  // 7: links.v1.Session.bfd:type_name -> links.v1.BFD
 	6,  // 8: links.v1.Tunnel.bfd:type_name -> links.v1.BFD
 	5,  // 9: links.v1.Tunnel.carrier:type_name -> links.v1.Carrier
-	6,  // 10: links.v1.RemoteVTEP.bfd:type_name -> links.v1.BFD
-	1,  // 11: links.v1.ApplyRequest.plan:type_name -> links.v1.Plan
-	26, // 12: links.v1.ApplyResponse.objects:type_name -> links.v1.ObjectState
-	20, // 13: links.v1.ApplyResponse.sets:type_name -> links.v1.SetState
-	19, // 14: links.v1.GetResponse.state:type_name -> links.v1.State
-	19, // 15: links.v1.WatchResponse.state:type_name -> links.v1.State
-	28, // 16: links.v1.State.started:type_name -> google.protobuf.Timestamp
-	22, // 17: links.v1.State.tunnels:type_name -> links.v1.TunnelState
-	24, // 18: links.v1.State.vteps:type_name -> links.v1.VTEPState
-	25, // 19: links.v1.State.next_hops:type_name -> links.v1.NextHopState
-	26, // 20: links.v1.State.problems:type_name -> links.v1.ObjectState
-	21, // 21: links.v1.State.sessions:type_name -> links.v1.SessionState
-	20, // 22: links.v1.State.sets:type_name -> links.v1.SetState
-	28, // 23: links.v1.SessionState.since:type_name -> google.protobuf.Timestamp
-	29, // 24: links.v1.SessionState.tx_interval:type_name -> google.protobuf.Duration
-	29, // 25: links.v1.SessionState.detection:type_name -> google.protobuf.Duration
-	27, // 26: links.v1.SessionState.dropped:type_name -> links.v1.SessionState.DroppedEntry
-	28, // 27: links.v1.TunnelState.since:type_name -> google.protobuf.Timestamp
-	28, // 28: links.v1.TunnelState.last_handshake:type_name -> google.protobuf.Timestamp
-	23, // 29: links.v1.TunnelState.path:type_name -> links.v1.Path
-	29, // 30: links.v1.Path.rtt:type_name -> google.protobuf.Duration
-	29, // 31: links.v1.Path.min_rtt:type_name -> google.protobuf.Duration
-	28, // 32: links.v1.VTEPState.since:type_name -> google.protobuf.Timestamp
-	0,  // 33: links.v1.ObjectState.status:type_name -> links.v1.Status
-	11, // 34: links.v1.LinksService.Apply:input_type -> links.v1.ApplyRequest
-	13, // 35: links.v1.LinksService.Get:input_type -> links.v1.GetRequest
-	15, // 36: links.v1.LinksService.Watch:input_type -> links.v1.WatchRequest
-	16, // 37: links.v1.LinksService.Drain:input_type -> links.v1.DrainRequest
-	12, // 38: links.v1.LinksService.Apply:output_type -> links.v1.ApplyResponse
-	14, // 39: links.v1.LinksService.Get:output_type -> links.v1.GetResponse
-	18, // 40: links.v1.LinksService.Watch:output_type -> links.v1.WatchResponse
-	17, // 41: links.v1.LinksService.Drain:output_type -> links.v1.DrainResponse
-	38, // [38:42] is the sub-list for method output_type
-	34, // [34:38] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	9,  // 10: links.v1.Tunnel.slots:type_name -> links.v1.Slot
+	6,  // 11: links.v1.RemoteVTEP.bfd:type_name -> links.v1.BFD
+	1,  // 12: links.v1.ApplyRequest.plan:type_name -> links.v1.Plan
+	29, // 13: links.v1.ApplyResponse.objects:type_name -> links.v1.ObjectState
+	23, // 14: links.v1.ApplyResponse.sets:type_name -> links.v1.SetState
+	22, // 15: links.v1.GetResponse.state:type_name -> links.v1.State
+	22, // 16: links.v1.WatchResponse.state:type_name -> links.v1.State
+	31, // 17: links.v1.State.started:type_name -> google.protobuf.Timestamp
+	25, // 18: links.v1.State.tunnels:type_name -> links.v1.TunnelState
+	27, // 19: links.v1.State.vteps:type_name -> links.v1.VTEPState
+	28, // 20: links.v1.State.next_hops:type_name -> links.v1.NextHopState
+	29, // 21: links.v1.State.problems:type_name -> links.v1.ObjectState
+	24, // 22: links.v1.State.sessions:type_name -> links.v1.SessionState
+	23, // 23: links.v1.State.sets:type_name -> links.v1.SetState
+	31, // 24: links.v1.SessionState.since:type_name -> google.protobuf.Timestamp
+	32, // 25: links.v1.SessionState.tx_interval:type_name -> google.protobuf.Duration
+	32, // 26: links.v1.SessionState.detection:type_name -> google.protobuf.Duration
+	30, // 27: links.v1.SessionState.dropped:type_name -> links.v1.SessionState.DroppedEntry
+	31, // 28: links.v1.TunnelState.since:type_name -> google.protobuf.Timestamp
+	31, // 29: links.v1.TunnelState.last_handshake:type_name -> google.protobuf.Timestamp
+	26, // 30: links.v1.TunnelState.path:type_name -> links.v1.Path
+	31, // 31: links.v1.TunnelState.key_made:type_name -> google.protobuf.Timestamp
+	32, // 32: links.v1.Path.rtt:type_name -> google.protobuf.Duration
+	32, // 33: links.v1.Path.min_rtt:type_name -> google.protobuf.Duration
+	31, // 34: links.v1.VTEPState.since:type_name -> google.protobuf.Timestamp
+	0,  // 35: links.v1.ObjectState.status:type_name -> links.v1.Status
+	12, // 36: links.v1.LinksService.Apply:input_type -> links.v1.ApplyRequest
+	14, // 37: links.v1.LinksService.Get:input_type -> links.v1.GetRequest
+	16, // 38: links.v1.LinksService.Watch:input_type -> links.v1.WatchRequest
+	17, // 39: links.v1.LinksService.Drain:input_type -> links.v1.DrainRequest
+	19, // 40: links.v1.LinksService.Rotate:input_type -> links.v1.RotateRequest
+	13, // 41: links.v1.LinksService.Apply:output_type -> links.v1.ApplyResponse
+	15, // 42: links.v1.LinksService.Get:output_type -> links.v1.GetResponse
+	21, // 43: links.v1.LinksService.Watch:output_type -> links.v1.WatchResponse
+	18, // 44: links.v1.LinksService.Drain:output_type -> links.v1.DrainResponse
+	20, // 45: links.v1.LinksService.Rotate:output_type -> links.v1.RotateResponse
+	41, // [41:46] is the sub-list for method output_type
+	36, // [36:41] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_links_v1_links_proto_init() }
@@ -2709,7 +2966,7 @@ func file_links_v1_links_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_links_v1_links_proto_rawDesc), len(file_links_v1_links_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

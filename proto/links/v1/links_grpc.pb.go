@@ -22,10 +22,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	LinksService_Apply_FullMethodName = "/links.v1.LinksService/Apply"
-	LinksService_Get_FullMethodName   = "/links.v1.LinksService/Get"
-	LinksService_Watch_FullMethodName = "/links.v1.LinksService/Watch"
-	LinksService_Drain_FullMethodName = "/links.v1.LinksService/Drain"
+	LinksService_Apply_FullMethodName  = "/links.v1.LinksService/Apply"
+	LinksService_Get_FullMethodName    = "/links.v1.LinksService/Get"
+	LinksService_Watch_FullMethodName  = "/links.v1.LinksService/Watch"
+	LinksService_Drain_FullMethodName  = "/links.v1.LinksService/Drain"
+	LinksService_Rotate_FullMethodName = "/links.v1.LinksService/Rotate"
 )
 
 // LinksServiceClient is the client API for LinksService service.
@@ -47,6 +48,9 @@ type LinksServiceClient interface {
 	// survives restarts. The answer comes after the pass. Status: NOT_FOUND for a device that is no tunnel's, INTERNAL if it cannot be
 	// kept on disk (nothing changes then).
 	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error)
+	// Rotate has the keys of a tunnel replaced without a gap. The answer comes at once; how it goes is in the state. Status: NOT_FOUND for a
+	// device that is no tunnel's, FAILED_PRECONDITION for a tunnel whose keys cannot be replaced (now).
+	Rotate(ctx context.Context, in *RotateRequest, opts ...grpc.CallOption) (*RotateResponse, error)
 }
 
 type linksServiceClient struct {
@@ -106,6 +110,16 @@ func (c *linksServiceClient) Drain(ctx context.Context, in *DrainRequest, opts .
 	return out, nil
 }
 
+func (c *linksServiceClient) Rotate(ctx context.Context, in *RotateRequest, opts ...grpc.CallOption) (*RotateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateResponse)
+	err := c.cc.Invoke(ctx, LinksService_Rotate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // LinksServiceServer is the server API for LinksService service.
 // All implementations must embed UnimplementedLinksServiceServer
 // for forward compatibility.
@@ -125,6 +139,9 @@ type LinksServiceServer interface {
 	// survives restarts. The answer comes after the pass. Status: NOT_FOUND for a device that is no tunnel's, INTERNAL if it cannot be
 	// kept on disk (nothing changes then).
 	Drain(context.Context, *DrainRequest) (*DrainResponse, error)
+	// Rotate has the keys of a tunnel replaced without a gap. The answer comes at once; how it goes is in the state. Status: NOT_FOUND for a
+	// device that is no tunnel's, FAILED_PRECONDITION for a tunnel whose keys cannot be replaced (now).
+	Rotate(context.Context, *RotateRequest) (*RotateResponse, error)
 	mustEmbedUnimplementedLinksServiceServer()
 }
 
@@ -146,6 +163,9 @@ func (UnimplementedLinksServiceServer) Watch(*WatchRequest, grpc.ServerStreaming
 }
 func (UnimplementedLinksServiceServer) Drain(context.Context, *DrainRequest) (*DrainResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Drain not implemented")
+}
+func (UnimplementedLinksServiceServer) Rotate(context.Context, *RotateRequest) (*RotateResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Rotate not implemented")
 }
 func (UnimplementedLinksServiceServer) mustEmbedUnimplementedLinksServiceServer() {}
 func (UnimplementedLinksServiceServer) testEmbeddedByValue()                      {}
@@ -233,6 +253,24 @@ func _LinksService_Drain_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _LinksService_Rotate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LinksServiceServer).Rotate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LinksService_Rotate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LinksServiceServer).Rotate(ctx, req.(*RotateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // LinksService_ServiceDesc is the grpc.ServiceDesc for LinksService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -251,6 +289,10 @@ var LinksService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Drain",
 			Handler:    _LinksService_Drain_Handler,
+		},
+		{
+			MethodName: "Rotate",
+			Handler:    _LinksService_Rotate_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -1,0 +1,114 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"fabric/internal/site"
+	"fabric/overlay/links"
+	fabricv1 "fabric/proto/fabric/v1"
+)
+
+// keyedKind is the kind of tunnels whose keys are replaced.
+const keyedKind = "wireguard"
+
+// RotateTunnels has the keys of one tunnel or of all replaced. With all, each tunnel has a result of its own, also where it refuses.
+func (s *Service) RotateTunnels(ctx context.Context, req *fabricv1.RotateTunnelsRequest) (*fabricv1.RotateTunnelsResponse, error) {
+	var wanted []tunnel
+	switch {
+	case req.GetAll() && req.GetName() != "":
+		return nil, status.Error(codes.InvalidArgument, "which tunnel? Give a name or all, not both")
+	case req.GetAll():
+		snap, err := s.snapshot()
+		if err != nil {
+			return nil, err
+		}
+		wanted = slices.DeleteFunc(tunnels(snap, ""), func(t tunnel) bool { return t.Kind != keyedKind })
+		if len(wanted) == 0 {
+			return nil, status.Error(codes.NotFound, "no tunnel of this gateway has keys that can be replaced")
+		}
+	default:
+		t, err := s.oneTunnel(req.GetName())
+		if err != nil {
+			return nil, err
+		}
+		wanted = []tunnel{t}
+	}
+	out := &fabricv1.RotateTunnelsResponse{}
+	for _, t := range wanted {
+		about := "tunnel rotate " + t.Name
+		before, err := s.gateway.RotateTunnel(ctx, t.Device)
+		if err = toStatusOr(codes.FailedPrecondition, err, about); err != nil {
+			s.log.WarnContext(ctx, "change refused", "change", about, "who", Caller(ctx), "err", err)
+			if !req.GetAll() {
+				return nil, err
+			}
+			out.Rotations = append(out.Rotations, &fabricv1.TunnelRotation{
+				Name: t.Name, Generation: proto.Uint32(count(t.KeyGeneration)), Problem: status.Convert(err).Message(),
+			})
+			continue
+		}
+		s.log.InfoContext(ctx, "change made", "change", about, "tunnel", t.Name, "generation", before, "who", Caller(ctx))
+		out.Rotations = append(out.Rotations, &fabricv1.TunnelRotation{Name: t.Name, Before: proto.Uint32(count(before)), Generation: proto.Uint32(count(before))})
+	}
+	return out, s.awaitRotations(ctx, out.GetRotations(), time.Duration(req.GetWaitMs())*time.Millisecond)
+}
+
+// awaitRotations follows the snapshots until all that were begun are done, or for that long.
+func (s *Service) awaitRotations(ctx context.Context, rotations []*fabricv1.TunnelRotation, long time.Duration) error {
+	if long == 0 {
+		return nil
+	}
+	changed, end := s.gateway.Changed()
+	defer end()
+	late := time.NewTimer(long)
+	defer late.Stop()
+	for {
+		snap, err := s.snapshot()
+		if err != nil {
+			return err
+		}
+		if !follows(snap, rotations) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-late.C:
+			return nil
+		case <-ctx.Done():
+			return status.FromContextError(ctx.Err()).Err()
+		}
+	}
+}
+
+// follows notes in rotations how the tunnels are, and says whether there is one to wait for.
+func follows(snap *site.Snapshot, rotations []*fabricv1.TunnelRotation) (waits bool) {
+	for _, r := range rotations {
+		if r.Before == nil {
+			continue // refused
+		}
+		i := slices.IndexFunc(snap.Tunnels, func(t links.TunnelState) bool { return t.Name == r.GetName() })
+		if i < 0 {
+			r.Problem = "the tunnel has gone in the meantime"
+			continue
+		}
+		t := &snap.Tunnels[i]
+		r.Generation = proto.Uint32(count(t.KeyGeneration))
+		// The snapshot may be older than the wish, so a lesser generation says nothing.
+		r.Done = t.KeyGeneration > int(r.GetBefore()) && t.Rotation == ""
+		r.Problem = ""
+		if !r.GetDone() {
+			waits = true
+			if r.Problem = t.Rotation; r.GetProblem() == "" {
+				r.Problem = fmt.Sprintf("generation %d is still in use", t.KeyGeneration)
+			}
+		}
+	}
+	return waits
+}
