@@ -43,7 +43,7 @@ func twoWays(t *testing.T) (a, b *node, plans [2]overlay.Plan) {
 		p.Tunnels = append(p.Tunnels, second)
 		p.VTEPs[0].Devices = append(p.VTEPs[0].Devices, second.Device)
 		for j := range p.Tunnels {
-			p.Tunnels[j].BFD = &overlay.BFD{IntervalMs: 100, Multiplier: 3}
+			p.Tunnels[j].BFD = &overlay.BFD{IntervalMs: 100 * slow, Multiplier: 3}
 		}
 	}
 	return a, b, plans
@@ -198,7 +198,7 @@ func TestBFDFailover(t *testing.T) {
 		}
 		return nil
 	})
-	const detection = 600 * time.Millisecond
+	detection := slowly(600 * time.Millisecond)
 
 	t.Run("first way is cut", func(t *testing.T) {
 		lost, gap := p.phase(func() {

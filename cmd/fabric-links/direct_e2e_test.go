@@ -40,7 +40,7 @@ func twoUnderlays(t *testing.T, tunnels ...config.Tunnel) (a, b *node, plans [2]
 		}
 	}
 	doc := &config.Document{
-		Fabric: config.Fabric{Name: "test", VTEPFamily: "ipv4", BFD: config.BFD{Interval: config.Duration(200 * time.Millisecond), Multiplier: 5}},
+		Fabric: config.Fabric{Name: "test", VTEPFamily: "ipv4", BFD: config.BFD{Interval: config.Duration(slowly(200 * time.Millisecond)), Multiplier: 5}},
 		Sites: []config.Site{
 			{Name: "a-1", Gateways: []config.Gateway{gw(a, 1)}}, {Name: "b-1", Gateways: []config.Gateway{gw(b, 2)}},
 		},
@@ -110,7 +110,7 @@ func TestDirectBackup(t *testing.T) {
 	})
 	p := startProbe(t, a, b)
 	p.awaitAnswers(a)
-	const detection = 3 * time.Second
+	detection := slowly(3 * time.Second)
 	t.Run("wireguard is cut and comes back", func(t *testing.T) {
 		var mend func()
 		lost, gap := p.phase(func() {

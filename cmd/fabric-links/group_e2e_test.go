@@ -115,7 +115,7 @@ func TestTunnelsOfEqualRank(t *testing.T) {
 			// The probe's flow is on one of the two: that one is cut at some time.
 			p := startProbe(t, a, b)
 			p.awaitAnswers(a)
-			const detection = 3 * time.Second
+			detection := slowly(3 * time.Second)
 			for place, under := range []string{"under", "under2"} {
 				var mend func()
 				_, gap := p.phase(func() {

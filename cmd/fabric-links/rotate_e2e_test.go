@@ -159,7 +159,7 @@ func rotatingPair(t *testing.T) (a, b *node, plans [2]overlay.Plan) {
 	t.Helper()
 	a, b, plans = twoNodes(t)
 	for i := range plans {
-		plans[i].Tunnels[0].BFD = &overlay.BFD{IntervalMs: 300, Multiplier: 3}
+		plans[i].Tunnels[0].BFD = &overlay.BFD{IntervalMs: 300 * slow, Multiplier: 3}
 	}
 	bringUp(t, a, b, plans)
 	for _, n := range []*node{a, b} {

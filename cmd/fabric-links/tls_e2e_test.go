@@ -53,7 +53,7 @@ func tlsNodes(t *testing.T, change func(doc *config.Document)) (a, b *node, plan
 	gb.Endpoints = []config.Endpoint{{Address: netip.MustParseAddr("192.0.2.2")}}
 	gb.TLS = &config.TLS{Listen: &config.TLSListen{Port: 443, Pin: pin, CertificateFile: cert, KeyFile: key}}
 	ga.TLS = &config.TLS{}
-	bfd := config.BFD{Interval: config.Duration(100 * time.Millisecond), Multiplier: 3}
+	bfd := config.BFD{Interval: config.Duration(slowly(100 * time.Millisecond)), Multiplier: 3}
 	doc := &config.Document{
 		Fabric: config.Fabric{Name: "test", VTEPFamily: "ipv4", UnderlayMTU: 1500, MSS: 1300, WireGuardPort: 51820, TLSTokenFile: token, BFD: bfd},
 		VRFs:   []config.VRF{{Name: "CORE", Table: 200, VNI: 1000}},
@@ -173,7 +173,7 @@ func TestTLSFailover(t *testing.T) {
 			t.Error("a secret is in the state, a log or a file of the run folder, or nothing was read")
 		}
 	})
-	const detection = 600 * time.Millisecond
+	detection := slowly(600 * time.Millisecond)
 	t.Run("UDP is dropped", func(t *testing.T) {
 		lost, gap := p.phase(func() {
 			a.cutUDP(true)
