@@ -37,6 +37,7 @@ func twoWays(t *testing.T) (a, b *node, plans [2]overlay.Plan) {
 		second.Device, second.Name, second.Rank = overlay.TunnelDevice(n.name, remote[i], 1), overlay.TunnelName(n.name, remote[i], 1), 1
 		second.LinkLocal, second.RemoteLinkLocal = overlay.LinkLocal(n.name, remote[i], 1), overlay.LinkLocal(remote[i], n.name, 1)
 		second.ListenPort += 64
+		second.Slots = nil // those of the first
 		if second.Endpoint.IsValid() {
 			second.Endpoint = netip.AddrPortFrom(netip.MustParseAddr("198.51.100.2"), second.Endpoint.Port()+64)
 		}
