@@ -196,6 +196,13 @@ func (t *Table) SourcePaths(s Source) []Path {
 	return ps
 }
 
+// Changes is a number that grows with every change of a path, whether or not a choice changes with it.
+func (t *Table) Changes() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.changes
+}
+
 // choice puts the choice for a masked prefix together.
 func (v *vrf) choice(p netip.Prefix) Choice {
 	c := Choice{Key: Key{VRF: v.name, Prefix: p}}

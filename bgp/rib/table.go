@@ -29,6 +29,9 @@ type Table struct {
 	awaited   map[Source]struct{}
 	ended     map[Source]struct{}
 
+	// changes counts what Update, Withdraw and the like have changed of the paths.
+	changes uint64
+
 	scratch [2][]*vrf
 }
 
@@ -214,6 +217,7 @@ func (t *Table) MarkStale(s Source) {
 			p := *r.path
 			p.Stale = true
 			r.path = &p
+			t.changes++
 			t.rechoose(r)
 		}
 	}
@@ -360,6 +364,10 @@ func (t *Table) find(k *PathKey) *record {
 
 func (t *Table) update(p *Path) {
 	r := t.find(&p.Key)
+	if r != nil && equalPaths(r.path, p) {
+		return
+	}
+	t.changes++
 	if r == nil {
 		src := t.sources[p.Key.Source]
 		if src == nil {
@@ -377,9 +385,6 @@ func (t *Table) update(p *Path) {
 			v.attach(r)
 			t.choose(v, p.Key.Prefix)
 		}
-		return
-	}
-	if equalPaths(r.path, p) {
 		return
 	}
 	was := t.homes(0, r.path)
@@ -402,6 +407,7 @@ func (t *Table) update(p *Path) {
 }
 
 func (t *Table) remove(r *record) {
+	t.changes++
 	prefix := r.path.Key.Prefix
 	for _, v := range t.homes(0, r.path) {
 		v.detach(r)

@@ -589,3 +589,35 @@ func TestSourceLiveness(t *testing.T) {
 		t.Errorf("%d sources remembered, want 1", len(tab.sources))
 	}
 }
+
+// Changes grows with every change of a path, also of one that is not chosen, and with nothing else.
+func TestChanges(t *testing.T) {
+	table := NewTable()
+	src := func(name string) Source { return Source{Kind: Peer, VRF: "A", Name: name} }
+	path := func(name string, pref uint32) Path {
+		return Path{Key: PathKey{Source: src(name), Prefix: netip.MustParsePrefix("10.0.0.0/8")}, Attrs: Attrs{LocalPref: pref, NextHop: netip.MustParseAddr("192.0.2.1")}}
+	}
+	table.Update(path("a", 300), path("b", 200))
+	for _, c := range []struct {
+		what string
+		do   func()
+		want bool
+	}{
+		{"a third path", func() { table.Update(path("c", 100)) }, true},
+		{"the same again", func() { table.Update(path("c", 100)) }, false},
+		{"another third path", func() { table.Update(path("c", 101)) }, true},
+		{"stale", func() { table.MarkStale(src("c")) }, true},
+		{"stale again", func() { table.MarkStale(src("c")) }, false},
+		{"an unreachable next hop", func() { table.SetNextHop(NextHop{VRF: "A", Addr: netip.MustParseAddr("192.0.2.1")}, Unreachable) }, false},
+		{"End-of-RIB", func() { table.EndOfRIB(src("c")) }, true},
+		{"nothing to withdraw", func() { table.Withdraw(path("c", 0).Key) }, false},
+		{"a withdrawal", func() { table.Withdraw(path("b", 0).Key) }, true},
+		{"a source", func() { table.WithdrawSource(src("a")) }, true},
+	} {
+		before := table.Changes()
+		c.do()
+		if changed := table.Changes() != before; changed != c.want {
+			t.Errorf("%s: changed %v, want %v", c.what, changed, c.want)
+		}
+	}
+}

@@ -20,6 +20,8 @@ type Config[K comparable, V any] struct {
 	Want func() (want map[K]V, complete bool)
 	// Equal says when what is there meets a wish. Nil: the edge's, when it is an Equaler, else ==.
 	Equal func(want, have V) bool
+	// Part says to which part of the whole a key belongs, for Survey: a table, say. Nil: all to 0.
+	Part func(k K) uint32
 	// Compare orders keys. Nil: Order, else how keys print.
 	Compare func(a, b K) int
 	// Resync is how often the world is observed without a reason; 0 is one minute.
@@ -131,7 +133,7 @@ func NewLoop[K comparable, V any](cfg Config[K, V]) *Loop[K, V] {
 	}
 	return &Loop[K, V]{
 		cfg: cfg, wake: make(chan struct{}, 1), full: true, patches: map[K]patch[V]{}, held: map[K]struct{}{},
-		t: newTracker(equal, cfg.Compare), summary: Summary{Name: cfg.Name},
+		t: newTracker(equal, cfg.Compare, cfg.Part), summary: Summary{Name: cfg.Name},
 	}
 }
 
@@ -485,7 +487,7 @@ func (l *Loop[K, V]) hold(ops []Op[K, V], keys map[K]struct{}) (allowed []Op[K, 
 	return allowed, n
 }
 
-// Status returns what is known of every object wanted or there. For one object of a large table see Object.
+// Status returns what is known of every object wanted or there. For one object of a large table see Object, for numbers Survey.
 func (l *Loop[K, V]) Status() map[K]Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -497,6 +499,14 @@ func (l *Loop[K, V]) Status() map[K]Status {
 		all[k] = l.t.status(k)
 	}
 	return all
+}
+
+// Survey returns how many objects of each part are there as wanted (Config.Part), and calls fn for every other object, in no
+// order. It costs as much as there is left to do, whatever the size of the wish. fn must not call the loop.
+func (l *Loop[K, V]) Survey(fn func(K, Status)) (synced map[uint32]int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.t.survey(fn)
 }
 
 // Object returns what is known of one object; ok is false when it is neither wanted nor there.

@@ -523,7 +523,8 @@ func TestRandom(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		w, wish := newWorld(), wanted()
 		wish.complete = false
-		l := loop(w, wish)
+		parts := func(c *Config[string, string]) { c.Part = func(k string) uint32 { return uint32(k[0]) % 2 } }
+		l := loop(w, wish, parts)
 		key := rapid.SampledFrom([]string{"a", "b", "c", "d", "e"})
 		value := rapid.SampledFrom([]string{"1", "2", "3"})
 		seen := map[string]bool{} // keys that were ever wanted
@@ -566,7 +567,7 @@ func TestRandom(t *testing.T) {
 			"blind":   func(*rapid.T) { w.observe = errors.New("interrupted") },
 			"pass":    func(*rapid.T) { _, _ = l.run(context.Background(), false) },
 			"full":    func(*rapid.T) { _ = l.Pass(context.Background()) },
-			"restart": func(*rapid.T) { l = loop(w, wish); clear(seen) },
+			"restart": func(*rapid.T) { l = loop(w, wish, parts); clear(seen) },
 			"": func(rt *rapid.T) {
 				for _, op := range w.log() {
 					k, _, _ := strings.Cut(strings.TrimPrefix(op, "delete "), ":")
@@ -577,6 +578,7 @@ func TestRandom(t *testing.T) {
 				for k := range wish.want {
 					seen[k] = true
 				}
+				checkSurvey(rt, l)
 			},
 		}
 		rt.Repeat(actions)
@@ -613,4 +615,30 @@ func TestRandom(t *testing.T) {
 			}
 		}
 	})
+}
+
+// checkSurvey compares what Survey counts and tells with the status of every object.
+func checkSurvey(rt *rapid.T, l *Loop[string, string]) {
+	others := map[string]Status{}
+	got := l.Survey(func(k string, s Status) { others[k] = s })
+	want := map[uint32]int{}
+	for k, s := range l.Status() {
+		if s.Synced {
+			want[l.cfg.Part(k)]++
+			continue
+		}
+		if others[k] != s {
+			rt.Fatalf("survey tells %s: %+v, status %+v", k, others[k], s)
+		}
+		delete(others, k)
+	}
+	for part, n := range got {
+		if n != want[part] {
+			rt.Fatalf("survey counts %v, status %v", got, want)
+		}
+		delete(want, part)
+	}
+	if len(others) > 0 || len(want) > 0 {
+		rt.Fatalf("survey tells %v that status has not, and leaves out %v", others, want)
+	}
 }

@@ -16,8 +16,11 @@ import (
 type tracker[K comparable, V any] struct {
 	equal   func(k K, want, have V) bool
 	compare func(a, b K) int
+	part    func(k K) uint32
 
-	want     map[K]V
+	want map[K]V
+	// wanted are the numbers of want's keys by part.
+	wanted   map[uint32]int
 	missing  map[K]struct{}
 	other    map[K]V
 	complete bool
@@ -35,10 +38,13 @@ type failure struct {
 	foreign bool
 }
 
-func newTracker[K comparable, V any](equal func(K, V, V) bool, compare func(a, b K) int) *tracker[K, V] {
+func newTracker[K comparable, V any](equal func(K, V, V) bool, compare func(a, b K) int, part func(K) uint32) *tracker[K, V] {
+	if part == nil {
+		part = func(K) uint32 { return 0 }
+	}
 	return &tracker[K, V]{
-		equal: equal, compare: compare,
-		want: map[K]V{}, missing: map[K]struct{}{}, other: map[K]V{},
+		equal: equal, compare: compare, part: part,
+		want: map[K]V{}, wanted: map[uint32]int{}, missing: map[K]struct{}{}, other: map[K]V{},
 		withdrawn: map[K]struct{}{}, since: map[K]int64{}, failed: map[K]failure{},
 	}
 }
@@ -64,6 +70,10 @@ func (t *tracker[K, V]) wish(want map[K]V, complete bool) {
 		}
 	}
 	t.want, t.complete = want, complete
+	clear(t.wanted)
+	for k := range want {
+		t.wanted[t.part(k)]++
+	}
 }
 
 // observed takes in a whole observation, which is the tracker's from then on.
@@ -119,6 +129,9 @@ func (t *tracker[K, V]) relevant(k K) bool {
 // set wants v at k.
 func (t *tracker[K, V]) set(k K, v V, now time.Time) {
 	old, had := t.want[k]
+	if !had {
+		t.wanted[t.part(k)]++
+	}
 	if !t.synced(k) || !had {
 		old, had = t.other[k]
 		if _, gone := t.missing[k]; gone {
@@ -142,6 +155,7 @@ func (t *tracker[K, V]) unset(k K, proof bool, now time.Time) {
 	}
 	synced := t.synced(k)
 	delete(t.want, k)
+	t.wanted[t.part(k)]--
 	delete(t.failed, k)
 	delete(t.missing, k)
 	t.withdrawn[k] = struct{}{}
@@ -251,4 +265,31 @@ func (t *tracker[K, V]) status(k K) Status {
 		s.Err = f.err.Error()
 	}
 	return s
+}
+
+// survey counts what is there as wanted, by part, and calls fn for all else.
+func (t *tracker[K, V]) survey(fn func(K, Status)) map[uint32]int {
+	synced := map[uint32]int{}
+	if !t.known {
+		for k := range t.want {
+			fn(k, t.status(k))
+		}
+		return synced
+	}
+	for part, n := range t.wanted {
+		if n > 0 {
+			synced[part] = n
+		}
+	}
+	for k := range t.missing {
+		synced[t.part(k)]--
+		fn(k, t.status(k))
+	}
+	for k := range t.other {
+		if _, wanted := t.want[k]; wanted {
+			synced[t.part(k)]--
+		}
+		fn(k, t.status(k))
+	}
+	return synced
 }

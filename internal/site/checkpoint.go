@@ -135,31 +135,45 @@ func (s *Site) runStaleTimer(ctx context.Context) error {
 	return nil
 }
 
-// runCheckpoint keeps the checkpoint a second behind the rib.
+// runCheckpoint keeps the checkpoint a second behind the rib; a large one, which takes long to write, up to checkpointTouch behind.
 func (s *Site) runCheckpoint(ctx context.Context) error {
-	feed := s.rib.Subscribe()
-	defer feed.Close()
+	tick := time.NewTicker(checkpointDelay)
+	defer tick.Stop()
+	var saved uint64 // what the rib had changed by then
+	var written, rest = time.Time{}, time.Duration(0)
 	for {
-		quiet, cancel := context.WithTimeout(ctx, checkpointTouch)
-		_, err := feed.Next(quiet)
-		cancel()
-		if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
-			touchCheckpoint(s.cfg.StateDir)
-			continue
+		done := false
+		select {
+		case <-ctx.Done():
+			done = true // also at the end, for what changed since
+		case <-tick.C:
 		}
-		if err == nil {
-			select {
-			case <-ctx.Done():
-			case <-time.After(checkpointDelay):
+		// Read first: a change that comes while we write is in the next one.
+		changes := s.rib.Changes()
+		switch since := time.Since(written); {
+		case changes != saved || written.IsZero():
+			if since < rest && !done {
+				continue
 			}
+			begun := time.Now()
+			c := checkpoint{Version: checkpointVersion, BootID: bootID(), Gateway: s.cfg.Gateway, Paths: learnt(s.rib)}
+			if err := c.save(s.cfg.StateDir); err != nil {
+				s.log.Error("the next start would be cold", "err", err)
+			}
+			written, saved = time.Now(), changes
+			rest = checkpointRest(written.Sub(begun))
+		case done || since >= checkpointTouch:
+			touchCheckpoint(s.cfg.StateDir)
+			written = time.Now()
 		}
-		// Also at the end, for what changed since.
-		c := checkpoint{Version: checkpointVersion, BootID: bootID(), Gateway: s.cfg.Gateway, Paths: learnt(s.rib)}
-		if err := c.save(s.cfg.StateDir); err != nil {
-			s.log.Error("the next start would be cold", "err", err)
-		}
-		if err != nil {
-			return ignoreCancel(ctx, err)
+		if done {
+			return nil
 		}
 	}
+}
+
+// checkpointRest is how long after a checkpoint that took so long there is no other: writing takes a twentieth of the time at most,
+// but what is there stays young enough for a restart.
+func checkpointRest(took time.Duration) time.Duration {
+	return min(20*took, checkpointTouch)
 }

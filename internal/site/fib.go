@@ -62,6 +62,7 @@ func newFIB(s *Site) *fib {
 		Log:    s.log,
 		Resync: routesInterval,
 		Want:   f.wanted,
+		Part:   func(k kernel.RouteKey) uint32 { return k.Table },
 	})
 	if b, err := f.feed.Next(context.Background()); err == nil { // a dump is there at once
 		f.take(b)

@@ -101,7 +101,7 @@ var farRoute = fmt.Sprintf("nhid %d", overlay.NextHopID(1000, far.Addr))
 // gate is a gateway of the document on a model kernel.
 type gate struct {
 	*Site
-	t      *testing.T
+	t      testing.TB
 	file   string
 	kernel *kerneltest.Kernel
 	fake   *fakeLinks
@@ -135,7 +135,7 @@ func (l *logBuffer) String() string {
 }
 
 // newKernel is a host that has the document's interfaces and the sysctls of all devices it will ever have.
-func newKernel(t *testing.T, doc string, features func(*kernel.Features)) *kerneltest.Kernel {
+func newKernel(t testing.TB, doc string, features func(*kernel.Features)) *kerneltest.Kernel {
 	t.Helper()
 	k := kerneltest.New().Without(features)
 	for _, dev := range []string{"eth1", "eth2"} {
@@ -161,17 +161,17 @@ func withoutVRF(f *kernel.Features) { f.VRF = false }
 func withVRF(*kernel.Features)      {}
 
 // newGate makes a gateway that does not run yet, in rules mode.
-func newGate(t *testing.T, doc string) *gate {
+func newGate(t testing.TB, doc string) *gate {
 	t.Helper()
 	return newGateOn(t, doc, newKernel(t, doc, withoutVRF), t.TempDir())
 }
 
-func newGateOn(t *testing.T, doc string, k *kerneltest.Kernel, dir string) *gate {
+func newGateOn(t testing.TB, doc string, k *kerneltest.Kernel, dir string) *gate {
 	t.Helper()
 	return newGateOf(t, "gw", doc, k, dir)
 }
 
-func newGateOf(t *testing.T, name, doc string, k *kerneltest.Kernel, dir string) *gate {
+func newGateOf(t testing.TB, name, doc string, k *kerneltest.Kernel, dir string) *gate {
 	t.Helper()
 	g := &gate{t: t, kernel: k, fake: newFakeLinks(k), file: filepath.Join(dir, "fabric.yaml"), ready: make(chan struct{}), log: &logBuffer{}}
 	if err := os.WriteFile(g.file, []byte(doc), 0o600); err != nil {
@@ -248,7 +248,7 @@ func (g *gate) waitReady() *gate {
 const patience = 30 * time.Second
 
 // waitFor waits for a state, and says what there was instead if it does not come.
-func waitFor(t *testing.T, what string, ok func() (have any, done bool)) {
+func waitFor(t testing.TB, what string, ok func() (have any, done bool)) {
 	t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		have, done := ok()

@@ -12,6 +12,8 @@ import (
 
 	"fabric/bgp"
 	"fabric/bgp/rib"
+	"fabric/internal/kernel"
+	"fabric/internal/reconcile"
 )
 
 // Snapshot returns what the gateway last knew of itself. It is immutable and at most a second or so old.
@@ -30,12 +32,15 @@ func (s *Site) Changed() (<-chan struct{}, func()) {
 	}
 }
 
-// runPublish renews the snapshot on every event, but not more often than ten times a second, and every second.
+// runPublish renews the snapshot on every event, but not more often than ten times a second, and every second. Where a snapshot
+// takes long, it takes a tenth of the time at most.
 func (s *Site) runPublish(ctx context.Context) error {
 	tick := time.NewTicker(publishInterval)
 	defer tick.Stop()
 	for {
+		begun := time.Now()
 		s.publish()
+		rest := min(max(publishInterval/10, 10*time.Since(begun)), publishInterval)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -47,7 +52,7 @@ func (s *Site) runPublish(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(publishInterval / 10):
+		case <-time.After(rest):
 		}
 	}
 }
@@ -107,19 +112,16 @@ func (s *Site) appliedGeneration(in *intent, linked bool) uint64 {
 }
 
 func (s *Site) vrfStatus(in *intent) []VRFStatus {
-	byTable := map[uint32]int{}
 	wrong := map[uint32]string{}
-	for k, st := range s.fib.loop.Status() {
-		if st.Synced {
-			byTable[k.Table]++
-			continue
-		}
+	var why []byte // used again: there may be many
+	byTable := s.fib.loop.Survey(func(k kernel.RouteKey, st reconcile.Status) {
+		why = append(k.Prefix.AppendTo(why[:0]), ": "...)
+		why = append(why, cmp.Or(st.Err, "not yet as chosen")...)
 		// Which of several is told does not change from one snapshot to the next.
-		why := k.Prefix.String() + ": " + cmp.Or(st.Err, "not yet as chosen")
-		if old := wrong[k.Table]; old == "" || why < old {
-			wrong[k.Table] = why
+		if old, ok := wrong[k.Table]; !ok || string(why) < old {
+			wrong[k.Table] = string(why)
 		}
-	}
+	})
 	var out []VRFStatus
 	for i := range in.host.VRFs {
 		m := &in.host.VRFs[i]
