@@ -1,9 +1,15 @@
 package bgp
 
 import (
+	"fmt"
+	"log/slog"
+	"net/netip"
 	"strings"
 	"testing"
 
+	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+
+	"fabric/bgp/rib"
 	"fabric/internal/config"
 )
 
@@ -26,9 +32,37 @@ func TestFuse(t *testing.T) {
 		return p.State == "idle" && strings.Contains(p.LastError, "more than 5 prefixes") && p.Flaps == 1
 	})
 	g.wantRoutes("CORE", "10.9.0.0/16 peer ok [65101]")
+	if err := g.Reset("CORE", "flood", true); err == nil || !strings.Contains(err.Error(), "more than 5 prefixes") {
+		t.Errorf("a soft reset of a closed session: %v", err)
+	}
 	flood.withdraw("10.6.0.0/16")
 	if err := g.Reset("CORE", "flood", false); err != nil {
 		t.Fatal(err)
 	}
 	g.wantPeer("CORE", "flood", "back", func(p PeerState) bool { return p.State == "established" && p.Received == 5 && p.LastError == "" })
+}
+
+// A peer a little beyond max-prefix in both families is frozen, not closed.
+func TestFuseCountsFamilies(t *testing.T) {
+	n := newNeighbour(Peer{Name: "both", ASN: 65100, MaxPrefix: 4}, 1, slog.New(slog.DiscardHandler))
+	n.floor, n.state = 5, gobgp.BGP_FSM_ESTABLISHED
+	var out changes
+	learn := func(format string, from, to int) {
+		for i := from; i < to; i++ {
+			n.receive(&received{path: rib.Path{Key: rib.PathKey{Prefix: netip.MustParsePrefix(fmt.Sprintf(format, i))}}}, &out)
+		}
+	}
+	learn("10.%d.0.0/16", 0, 8)
+	learn("fd00:%d::/32", 0, 8)
+	if n.frozen == [2]int{} || n.tooMany() {
+		t.Errorf("with %v held: %v frozen, too many %v", n.held, n.frozen, n.tooMany())
+	}
+	learn("fd00:%d::/32", 8, 9)
+	if !n.tooMany() {
+		t.Errorf("with %v held the fuse does not blow", n.held)
+	}
+	n.receive(&received{withdraw: true, path: rib.Path{Key: rib.PathKey{Prefix: netip.MustParsePrefix("fd00:8::/32")}}}, &out)
+	if n.tooMany() {
+		t.Errorf("with %v held after a withdrawal it still does", n.held)
+	}
 }

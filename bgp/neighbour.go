@@ -373,7 +373,7 @@ func (n *neighbour) complete() {
 // fuseFloor is the least number of prefixes that blows the fuse; 250,000 paths are about 150 MB.
 const fuseFloor = 250_000
 
-// fuse is the number of prefixes at which the session is closed to protect our memory: what we refuse is still in GoBGP's
+// fuse is the number of prefixes of a family beyond which the session is closed to protect our memory: what we refuse is still in GoBGP's
 // Adj-RIB-In. Freezing at max-prefix must come long before, so it has a floor. It is not GoBGP's own limit: with that GoBGP v4.8.0
 // counts the whole table at each UPDATE, 10 ms with 6,000 prefixes, and a full table would take hours.
 func (n *neighbour) fuse() int {
@@ -381,4 +381,10 @@ func (n *neighbour) fuse() int {
 		return 0
 	}
 	return max(2*n.peer.MaxPrefix, n.floor)
+}
+
+// tooMany says that the fuse must blow. As max-prefix, it looks at each family by itself: two that are frozen are no reason.
+func (n *neighbour) tooMany() bool {
+	limit := n.fuse()
+	return limit > 0 && max(n.held[0], n.held[1]) > limit
 }

@@ -381,10 +381,10 @@ func (s *server) detach(ctx context.Context, n *neighbour) {
 // guard closes sessions whose fuse is blown; they stay closed until they are reset.
 func (s *server) guard(ctx context.Context) {
 	for _, n := range s.neighbours {
-		limit := n.fuse()
-		if !n.added || limit == 0 || len(n.learned) <= limit {
+		if !n.added || !n.tooMany() {
 			continue
 		}
+		limit := n.fuse()
 		n.log.Error("too many prefixes: session closed to protect memory; reset the peer to try again", "prefixes", len(n.learned), "limit", limit)
 		n.blown = true
 		s.detach(ctx, n)
@@ -502,7 +502,11 @@ func (s *server) reset(ctx context.Context, n *neighbour, soft bool) error {
 		return nil
 	}
 	if s.gobgp == nil || !n.added {
-		return fmt.Errorf("bgp: peer %s is not running: %s", n.peer.Name, cmpOr(n.problem, cmpOr(n.verdict.problem(), "disabled")))
+		why := cmp.Or(n.problem, n.verdict.problem(), "disabled")
+		if n.blown {
+			why = n.lastError
+		}
+		return fmt.Errorf("bgp: peer %s is not running: %s", n.peer.Name, why)
 	}
 	address := n.peer.neighbour().String()
 	if soft {
@@ -537,11 +541,4 @@ func (s *server) send(out *outbox) {
 		s.log.Error("GoBGP refuses paths", "err", err)
 	}
 	out.paths, out.errs = out.paths[:0], nil
-}
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
