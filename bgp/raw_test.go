@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -71,6 +72,15 @@ func (r *raw) update(attrs []byte, nlri ...byte) {
 	r.write(gobgp.BGP_MSG_UPDATE, append(append(body, attrs...), nlri...))
 }
 
+// fate is what becomes of a good path when a malformed one for its prefix follows.
+type fate int
+
+const (
+	withdrawn fate = iota // and the session goes on: treat-as-withdraw
+	ends                  // with its session
+	stays                 // and the session goes on: attribute discard
+)
+
 // A neighbour sends a good path, then the same prefix with malformed attributes. Where RFC 7606 calls for a withdrawal or the end of
 // the session, the prefix goes; where it has the attribute discarded, the path stays. The process lives on, and another
 // neighbour's session is not touched. Each case is a neighbour of its own, since a session that was lost rests for 5 seconds.
@@ -87,25 +97,25 @@ func TestMalformedUpdates(t *testing.T) {
 		name  string
 		attrs []byte
 		nlri  []byte
-		stays bool
+		fate  fate
 	}{
-		{"origin 9", join([]byte{0x40, 1, 1, 9}, asPath, nextHop), net10, false},
-		{"origin of two octets", join([]byte{0x40, 1, 2, 0, 0}, asPath, nextHop), net10, false},
-		{"AS_PATH segment longer than the attribute", join(origin, []byte{0x40, 2, 4, 2, 9, 0xfe, 0x4c}, nextHop), net10, false},
-		{"AS_PATH segment of an unknown type", join(origin, []byte{0x40, 2, 4, 7, 1, 0xfe, 0x4c}, nextHop), net10, false},
-		{"next hop of three octets", join(origin, asPath, []byte{0x40, 3, 3, 10, 0, 0}), net10, false},
-		{"next hop of none", join(origin, asPath, []byte{0x40, 3, 0}), net10, false},
-		{"no next hop", join(origin, asPath), net10, false},
-		{"no AS_PATH", join(origin, nextHop), net10, false},
-		{"unknown well-known attribute", join(origin, asPath, nextHop, []byte{0x40, 99, 1, 0}), net10, false},
-		{"communities of three octets", join(origin, asPath, nextHop, []byte{0xc0, 8, 3, 1, 2, 3}), net10, false},
-		{"AS4_PATH cut off", join(origin, asPath, nextHop, []byte{0xc0, 17, 3, 2, 1, 0}), net10, false}, // stricter than RFC 6793
-		{"aggregator of three octets", join(origin, asPath, nextHop, []byte{0xc0, 7, 3, 1, 2, 3}), net10, true},
+		{"origin 9", join([]byte{0x40, 1, 1, 9}, asPath, nextHop), net10, withdrawn},
+		{"origin of two octets", join([]byte{0x40, 1, 2, 0, 0}, asPath, nextHop), net10, withdrawn},
+		{"AS_PATH segment longer than the attribute", join(origin, []byte{0x40, 2, 4, 2, 9, 0xfe, 0x4c}, nextHop), net10, withdrawn},
+		{"AS_PATH segment of an unknown type", join(origin, []byte{0x40, 2, 4, 7, 1, 0xfe, 0x4c}, nextHop), net10, withdrawn},
+		{"next hop of three octets", join(origin, asPath, []byte{0x40, 3, 3, 10, 0, 0}), net10, withdrawn},
+		{"next hop of none", join(origin, asPath, []byte{0x40, 3, 0}), net10, withdrawn},
+		{"no next hop", join(origin, asPath), net10, withdrawn},
+		{"no AS_PATH", join(origin, nextHop), net10, withdrawn},
+		{"unknown well-known attribute", join(origin, asPath, nextHop, []byte{0x40, 99, 1, 0}), net10, ends},
+		{"communities of three octets", join(origin, asPath, nextHop, []byte{0xc0, 8, 3, 1, 2, 3}), net10, withdrawn},
+		{"AS4_PATH cut off", join(origin, asPath, nextHop, []byte{0xc0, 17, 3, 2, 1, 0}), net10, withdrawn}, // stricter than RFC 6793
+		{"aggregator of three octets", join(origin, asPath, nextHop, []byte{0xc0, 7, 3, 1, 2, 3}), net10, stays},
 		// GoBGP keeps what comes before such an attribute.
-		{"attribute longer than the message", join(origin, asPath, nextHop, []byte{0x80, 4, 200, 0}), net10, true},
-		{"prefix of 33 bits", join(origin, asPath, nextHop), append([]byte{33, 10, 1, 0, 0, 0}, net10...), false},
-		{"EVPN on a session without it", join(origin, asPath, []byte{0x80, 14, 11, 0, 25, 70, 4, 10, 0, 0, 1, 0, 5, 34}), nil, false},
-		{"MP_REACH of one octet", join(origin, asPath, nextHop, []byte{0x80, 14, 1, 0}), net10, false},
+		{"attribute longer than the message", join(origin, asPath, nextHop, []byte{0x80, 4, 200, 0}), net10, stays},
+		{"prefix of 33 bits", join(origin, asPath, nextHop), append([]byte{33, 10, 1, 0, 0, 0}, net10...), ends},
+		{"EVPN on a session without it", join(origin, asPath, []byte{0x80, 14, 11, 0, 25, 70, 4, 10, 0, 0, 1, 0, 5, 34}), nil, ends},
+		{"MP_REACH of one octet", join(origin, asPath, nextHop, []byte{0x80, 14, 1, 0}), net10, ends},
 	}
 	n.addPeer(doc, "gw1", "CORE", config.Peer{Name: "ok", ASN: 65101, Families: []string{IPv4}}, 11, 99)
 	for i := range cases {
@@ -128,10 +138,19 @@ func TestMalformedUpdates(t *testing.T) {
 			x.update(join(origin, asPath, nextHop), net10...)
 			g.wantRoutes("CORE", good, ok)
 			x.update(c.attrs, c.nlri...)
-			if c.stays {
+			after := []string{"10.2.0.0/16 peer " + name + " [65100]", ok}
+			switch c.fate {
+			case stays:
+				after = append([]string{good}, after...)
+				fallthrough
+			case withdrawn:
 				x.update(join(origin, asPath, nextHop), 16, 10, 2) // comes after it
-				g.wantRoutes("CORE", good, "10.2.0.0/16 peer "+name+" [65100]", ok)
+				g.wantRoutes("CORE", after...)
 				x.write(gobgp.BGP_MSG_NOTIFICATION, []byte{6, 2})
+			case ends:
+				g.wantPeer("CORE", name, "closed by us", func(p PeerState) bool {
+					return p.Flaps == 1 && strings.HasPrefix(p.LastError, "notification-sent")
+				})
 			}
 			g.wantRoutes("CORE", ok)
 			x.conn.Close()
