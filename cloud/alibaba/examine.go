@@ -3,6 +3,7 @@ package alibaba
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -42,7 +43,7 @@ func (t *table) examine(ctx context.Context, info cloud.Info) cloud.TableExamina
 		x.Err = err
 		return x
 	}
-	free := trials[0]
+	var free netip.Prefix
 	for _, e := range entries {
 		switch {
 		case t.owns(e):
@@ -61,6 +62,12 @@ func (t *table) examine(ctx context.Context, info cloud.Info) cloud.TableExamina
 	}
 	x.Limit = t.Limits().Entries
 
+	if !free.IsValid() {
+		// A dry run about an entry that is there would be one about somebody's traffic.
+		err := fmt.Errorf("not tried: the table or the VPC has all of %v", trials)
+		x.Calls = append(x.Calls, cloud.CallExamination{Action: "vpc:CreateRouteEntry", Err: err})
+		return x
+	}
 	client := t.vpc.client
 	try := func(action string, needless bool, send func() (string, error)) {
 		err := client.once(ctx, action, send)

@@ -71,3 +71,25 @@ func TestExamine(t *testing.T) {
 		})
 	}
 }
+
+// Where all trial destinations are somebody's, nothing is tried.
+func TestExamineFindsNoPlace(t *testing.T) {
+	e := newEmu(t, "instant", func(s *cloudemu.Seed) {
+		for i := range s.VPCs {
+			for j := range s.VPCs[i].RouteTables {
+				for _, p := range trials {
+					s.VPCs[i].RouteTables[j].Entries = append(s.VPCs[i].RouteTables[j].Entries,
+						cloudemu.Entry{CIDR: p.String(), NextHopType: "Instance", NextHopID: "i-gw"})
+				}
+			}
+		}
+	})
+	x, err := e.open().(cloud.Examiner).Examine(t.Context())
+	if err != nil || len(x.Tables) != 1 {
+		t.Fatalf("%+v, %v", x, err)
+	}
+	calls := x.Tables[0].Calls
+	if len(calls) != 1 || calls[0].Denied || calls[0].Err == nil || !strings.Contains(calls[0].Err.Error(), "not tried") {
+		t.Errorf("tried %+v", calls)
+	}
+}
