@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"fabric/overlay"
@@ -33,17 +34,26 @@ const (
 	// An answer is waited for so long; once one came, twenty times as long as that took, but no less than the least.
 	probeWait, leastWait = 700 * time.Millisecond, 200 * time.Millisecond
 	probeTries           = 2
+	// probesAtOnce is how many ways are probed at a time.
+	probesAtOnce = 32
 	// Every path carries these: the least IPv6 MTU, and for IPv4 what every host takes (RFC 791).
 	leastIPv4, leastIPv6 = 576, 1280
 )
 
-// probes asks every way once, one after the other: sockets are of the calling thread's network namespace.
+// way is what to probe, and the address to do it from, zero for the kernel's choice.
+type way struct {
+	probe Probe
+	from  netip.Addr
+}
+
+// probes asks every way once.
 func (f *Facts) probes(ctx context.Context, s *subject) {
+	var ways []way
 	for _, p := range f.Paths {
 		// A tunnel over TLS is a TCP connection, which finds its own size.
 		datagrams := slices.ContainsFunc(s.plan.Tunnels, func(t overlay.Tunnel) bool { return t.Endpoint.Addr() == p.To && t.Kind != overlay.KindTLS })
-		if want := s.underlay(p.To); p.Err == nil && datagrams && want > 0 && ctx.Err() == nil {
-			f.Probes = append(f.Probes, probe(ctx, Probe{To: p.To, Want: want}, netip.Addr{}))
+		if want := s.underlay(p.To); p.Err == nil && datagrams && want > 0 {
+			ways = append(ways, way{probe: Probe{To: p.To, Want: want}})
 		}
 	}
 	for _, v := range s.plan.VTEPs {
@@ -53,10 +63,39 @@ func (f *Facts) probes(ctx context.Context, s *subject) {
 				want = t.MTU
 			}
 		}
-		if want > 0 && ctx.Err() == nil {
-			f.Probes = append(f.Probes, probe(ctx, Probe{To: v.Addr, Gateway: v.Gateway, Want: want}, s.gw.VTEP))
+		if want > 0 {
+			ways = append(ways, way{Probe{To: v.Addr, Gateway: v.Gateway, Want: want}, s.gw.VTEP})
 		}
 	}
+	f.Probes = probeAll(ctx, ways)
+}
+
+// probeAll probes some ways at a time: one that is silent takes three seconds, and who asks waits for half a minute. The sockets are
+// made one after the other, as they are of the calling thread's network namespace.
+func probeAll(ctx context.Context, ways []way) (out []Probe) {
+	for some := range slices.Chunk(ways, probesAtOnce) {
+		if ctx.Err() != nil {
+			break
+		}
+		found := make([]Probe, len(some))
+		var g errgroup.Group
+		for i, w := range some {
+			found[i] = w.probe
+			e, err := newEcho(w.probe.To, w.from)
+			if err != nil {
+				found[i].Err = err
+				continue
+			}
+			g.Go(func() error {
+				defer e.close()
+				found[i] = e.probe(ctx, w.probe)
+				return nil
+			})
+		}
+		_ = g.Wait()
+		out = append(out, found...)
+	}
+	return out
 }
 
 // underlay is the MTU in bytes that the tunnels to an address count on, 0 where none leads there.
@@ -80,13 +119,7 @@ func (s *subject) overhead(gateway string) (most int) {
 }
 
 // probe finds out how large a packet may be.
-func probe(ctx context.Context, p Probe, from netip.Addr) Probe {
-	e, err := newEcho(p.To, from)
-	if err != nil {
-		p.Err = err
-		return p
-	}
-	defer e.close()
+func (e *echo) probe(ctx context.Context, p Probe) Probe {
 	least := leastIPv4
 	if p.To.Is6() {
 		least = leastIPv6
