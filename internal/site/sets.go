@@ -152,11 +152,14 @@ func (f *fib) planWithSets() overlay.Plan {
 
 // setsTaken notes that fabric-links has taken a plan, and how its sets stand.
 func (f *fib) setsTaken(p overlay.Plan, states []links.SetState) {
-	f.mu.Lock()
+	planned := map[uint32]bool{}
 	for i := range p.Sets {
-		if s := f.sets.byID[p.Sets[i].ID]; s != nil {
-			s.planned = true
-		}
+		planned[p.Sets[i].ID] = true
+	}
+	f.mu.Lock()
+	for id, s := range f.sets.byID {
+		// One that did not fit into the plan is not there any more, or not for long.
+		s.planned = planned[id]
 	}
 	f.mu.Unlock()
 	_ = f.setsTold(states)

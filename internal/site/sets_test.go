@@ -117,6 +117,22 @@ func TestSetsThatAreNotReady(t *testing.T) {
 	g.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute)
 }
 
+// A set that a later plan has no room for, as when its gateways are gone from the document, is not there any more.
+func TestSetsLeftOutOfThePlan(t *testing.T) {
+	t.Parallel()
+	g := newSetGate(t).start().waitReady()
+	g.wantHealthy()
+	g.rib.Update(fromFar("10.3.0.0/16"), fromCE("10.3.0.0/16", "10.1.0.2"))
+	g.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute)
+	plan := g.fib.planWithSets()
+	without := plan
+	without.Sets = nil
+	g.fib.setsTaken(without, nil)
+	g.wantRoutes(static, "10.3.0.0/16 via 10.1.0.2")
+	g.fib.setsTaken(plan, nil)
+	g.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute)
+}
+
 // A set that waits for the plan gets it again, as long as it is wanted.
 func TestSetsHeld(t *testing.T) {
 	t.Parallel()
