@@ -144,7 +144,8 @@ func TestWatchTunnels(t *testing.T) {
 		{"neighbour's state", func(s *site.Snapshot) { s.Sessions[0].RemoteAdminDown = true }, "CHANGED fxw1 up bfd=init"},
 		{"session gone", func(s *site.Snapshot) { s.Sessions = nil }, "CHANGED fxw1 up bfd="},
 		{"roaming", func(s *site.Snapshot) { s.Tunnels[1].ListenPort = 7 }, "CHANGED fxw1 up bfd="},
-		{"gone", func(s *site.Snapshot) { s.Tunnels = s.Tunnels[:2] }, "WITHDRAWN fxw2 down bfd="},
+		{"other keys on another device", func(s *site.Snapshot) { s.Tunnels[2].Device = "fxw9" }, "CHANGED fxw9 down bfd="},
+		{"gone", func(s *site.Snapshot) { s.Tunnels = s.Tunnels[:2] }, "WITHDRAWN fxw9 down bfd="},
 	} {
 		before := r.gw.Reads()
 		r.gw.Publish(c.change)
@@ -198,6 +199,23 @@ func TestDrainTunnel(t *testing.T) {
 	res := <-answer
 	if !res.GetTunnel().GetDrained() || res.GetTunnel().GetDevice() != "fxw1" || res.GetActive() != "sz-1/hk-1/1" || res.GetActiveDevice() != "fxw2" {
 		t.Errorf("result %v", res)
+	}
+}
+
+// While keys are replaced the tunnel has two devices, and the drain may change which of them stands for it.
+func TestDrainTunnelWhileKeysAreReplaced(t *testing.T) {
+	var r *rig
+	r = newTunnelRig(t, func(g *apitest.Gateway) {
+		g.OnDrain = func(string, bool) error {
+			r.gw.Publish(func(s *site.Snapshot) {
+				s.Tunnels[1].Device, s.Tunnels[1].Drained, s.Tunnels[1].Active, s.Tunnels[2].Active = "fxw9", true, false, true
+			})
+			return nil
+		}
+	})
+	res, err := r.client.DrainTunnel(testContext(t), &fabricv1.DrainTunnelRequest{Name: "fxw1"})
+	if err != nil || res.GetResult().GetTunnel().GetDevice() != "fxw9" || res.GetResult().GetActiveDevice() != "fxw2" {
+		t.Errorf("%v, %v", res, err)
 	}
 }
 
