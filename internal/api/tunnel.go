@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -229,7 +230,9 @@ func (s *Service) ListBfdSessions(_ context.Context, req *fabricv1.ListBfdSessio
 			continue
 		}
 		known = append(known, b.Name)
-		if name == "" || name == b.Name || name == b.Device || name == b.Peer {
+		// A session on the device of later keys has the tunnel's name with a number more (overlay.Slot).
+		later := b.Device != "" && strings.HasPrefix(b.Name, name+".")
+		if name == "" || name == b.Name || later || name == b.Device || name == b.Peer {
 			out.Sessions = append(out.Sessions, bfdSession(&b))
 		}
 	}

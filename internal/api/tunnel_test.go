@@ -98,7 +98,17 @@ func TestListBfdSessions(t *testing.T) {
 			t.Errorf("VRF %q, name %q: %q, want %q", c.vrf, c.name, got, c.want)
 		}
 	}
-	_, err := r.client.ListBfdSessions(ctx, &fabricv1.ListBfdSessionsRequest{Vrf: "LAB"})
+	// While keys are replaced there is one on each device.
+	r.gw.Publish(func(s *site.Snapshot) {
+		later := s.Sessions[0]
+		later.Name, later.Device = "sz-1/hk-1/0.1", "fxw9"
+		s.Sessions = slices.Insert(slices.Clone(s.Sessions), 1, later)
+	})
+	res, err := r.client.ListBfdSessions(ctx, &fabricv1.ListBfdSessionsRequest{Name: "sz-1/hk-1/0"})
+	if err != nil || len(res.GetSessions()) != 2 || res.GetSessions()[1].GetName() != "sz-1/hk-1/0.1" {
+		t.Errorf("%v, %v", res, err)
+	}
+	_, err = r.client.ListBfdSessions(ctx, &fabricv1.ListBfdSessionsRequest{Vrf: "LAB"})
 	wantCode(t, err, codes.NotFound)
 	_, err = r.client.ListBfdSessions(ctx, &fabricv1.ListBfdSessionsRequest{Vrf: "OPS", Name: "fxw1"})
 	if st := wantCode(t, err, codes.NotFound); !strings.Contains(st.Message(), "in VRF OPS") || strings.Contains(st.Message(), "CORE/") {
