@@ -442,6 +442,9 @@ func TestRotateInAGroup(t *testing.T) {
 	w.serve(e)
 	w.later(e, rotation.Linger)
 	over("afterwards", b0first, b1)
+	if v := e.State().VTEPs[0]; !strings.HasSuffix(v.Reason, "; shared by 2 tunnels of rank 0") {
+		t.Errorf("told is %+v", v)
+	}
 	if w.alive[b0] {
 		t.Error("the former device is still there")
 	}
