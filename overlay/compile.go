@@ -65,7 +65,7 @@ func Compile(doc *config.Document, gateway string, host Host) (Plan, error) {
 		p.VTEPs = append(p.VTEPs, v)
 	}
 	transits := doc.Transits(gateway)
-	p.VTEPs = append(p.VTEPs, compileTransits(doc, own, transits)...)
+	p.VTEPs = append(p.VTEPs, compileTransits(doc, transits, p.Tunnels)...)
 	slices.SortStableFunc(p.VTEPs, func(a, b RemoteVTEP) int { return cmp.Compare(a.Gateway, b.Gateway) })
 	remotes := remoteGateways(neighbours, transits)
 	// Every VNI of ours for every gateway we reach, whether that has it or not: a next hop that no route uses costs nothing,

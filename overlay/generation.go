@@ -60,7 +60,7 @@ func SlotLinkLocal(local, remote string, place, slot int) netip.Addr {
 }
 
 // makeSlots are the further places of the tunnel at the given place of its link's list. Its ports are SlotStride above the tunnel's own, and twice that. None if
-// they do not fit below 65536 or meet the VXLAN port: the tunnel keeps its identity keys then.
+// they do not fit below 65536 or meet the port of the VRFs' VXLAN or of direct tunnels: the tunnel keeps its identity keys then.
 func makeSlots(doc *config.Document, own, remote string, place int, t Tunnel) []Slot {
 	made := make([]Slot, 0, slots-1)
 	for i := 1; i < slots; i++ {
@@ -79,7 +79,7 @@ func makeSlots(doc *config.Document, own, remote string, place int, t Tunnel) []
 			s.Endpoint = netip.AddrPortFrom(t.Endpoint.Addr(), uint16(port))
 		}
 		for _, p := range ports {
-			if p > 65535 || p == doc.Fabric.VXLANPort {
+			if p > 65535 || p == doc.Fabric.VXLANPort || p == directPort(doc) {
 				return nil
 			}
 		}

@@ -79,6 +79,7 @@ func TestSlotsNeedPorts(t *testing.T) {
 	for name, change := range map[string]func(*config.Document){
 		"beyond the last port":    func(d *config.Document) { d.Fabric.WireGuardPort = 65535 - 513 },
 		"VXLAN port in the range": func(d *config.Document) { d.Fabric.VXLANPort = 51820 + 512 },
+		"port of direct tunnels":  func(d *config.Document) { d.Fabric.DirectPort = 51820 + 512 },
 		"dialled VXLAN port":      func(d *config.Document) { d.Fabric.VXLANPort = 40000 + 256 },
 	} {
 		doc := threeSites()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"fabric/internal/config"
 )
@@ -14,17 +15,23 @@ const TransitMinTTL = 254
 // TransitName is the name of the BFD session with a gateway across a hub. Those on tunnels end in a number, those with peers have one slash.
 func TransitName(local, remote string) string { return local + "/" + remote + "/transit" }
 
-// compileTransits makes the remote VTEPs that are reached over hubs: the ways there are the tunnels to the hubs.
-func compileTransits(doc *config.Document, own *config.Gateway, transits []config.Transit) []RemoteVTEP {
+// compileTransits makes the remote VTEPs that are reached over hubs: the ways there are the tunnels to the hubs, which are among tunnels in
+// rank order as far as there are any.
+func compileTransits(doc *config.Document, transits []config.Transit, tunnels []Tunnel) []RemoteVTEP {
 	var out []RemoteVTEP
 	for _, t := range transits {
 		bfd := compileBFD(doc, config.BFD{})
 		v := RemoteVTEP{Gateway: t.Remote.Name, Addr: t.Remote.VTEP, BFD: &bfd}
 		for _, hub := range t.Hubs {
 			v.Via = append(v.Via, hub.Remote.Name)
-			for rank := range hub.Tunnels {
-				v.Devices = append(v.Devices, TunnelDevice(own.Name, hub.Remote.Name, rank))
+			for _, tunnel := range tunnels {
+				if tunnel.Remote == hub.Remote.Name {
+					v.Devices = append(v.Devices, tunnel.Device)
+				}
 			}
+		}
+		if len(v.Devices) == 0 {
+			v.Problem = "there is no tunnel to " + strings.Join(v.Via, " or ") + ", over which it would be reached"
 		}
 		out = append(out, v)
 	}

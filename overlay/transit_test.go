@@ -3,6 +3,7 @@ package overlay
 import (
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,6 +17,46 @@ func aroundHubs() *config.Document {
 	doc.Links.Mesh, doc.Links.Hubs = "hub", []string{"hk", "sz"}
 	doc.Links.Pairs = []config.LinkPair{{Between: []string{"sz", "bj"}, Tunnels: []config.Tunnel{{Kind: "wireguard"}, {Kind: "wireguard", UnderlayMTU: 1400}}}}
 	return doc
+}
+
+// The ways over a hub are the tunnels that there are to it, in the order of their ranks and whatever their kind.
+func TestCompileTransitTunnels(t *testing.T) {
+	second, first := 1, 0
+	hk0, sz0, sz1 := TunnelDevice("bj", "hk", 0), TunnelDevice("bj", "sz", 0), DirectDevice("bj", "sz", 1)
+	tests := []struct {
+		name    string
+		change  func(doc *config.Document, bj, hk, sz *config.Gateway)
+		devices []string
+		problem string
+	}{
+		{"one is direct", func(doc *config.Document, bj, _, _ *config.Gateway) {
+			bj.Endpoints = []config.Endpoint{{Address: netip.MustParseAddr("203.0.113.4")}}
+			doc.Links.Pairs[0].Tunnels[1] = config.Tunnel{Kind: "direct"}
+		}, []string{hk0, sz0, sz1}, ""},
+		{"ranks are not in order", func(doc *config.Document, bj, _, _ *config.Gateway) {
+			bj.Endpoints = []config.Endpoint{{Address: netip.MustParseAddr("203.0.113.4")}}
+			doc.Links.Pairs[0].Tunnels = []config.Tunnel{{Kind: "wireguard", Rank: &second}, {Kind: "direct", Rank: &first}}
+		}, []string{hk0, sz1, sz0}, ""},
+		{"nobody can dial those to one hub", func(_ *config.Document, _, _, sz *config.Gateway) { sz.Endpoints = nil }, []string{hk0}, ""},
+		{"nor those to the other", func(_ *config.Document, _, hk, sz *config.Gateway) { sz.Endpoints, hk.Endpoints = nil, nil }, nil,
+			"there is no tunnel to hk or sz, over which it would be reached"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			doc := aroundHubs()
+			_, bj, _ := doc.Find("bj")
+			_, hk, _ := doc.Find("hk")
+			_, sz, _ := doc.Find("sz")
+			tt.change(doc, bj, hk, sz)
+			p, err := Compile(doc, "bj", Host{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if v := p.VTEPs[0]; v.Gateway != "gz" || !slices.Equal(v.Devices, tt.devices) || v.Problem != tt.problem {
+				t.Errorf("gz is %+v, want devices %q and problem %q", v, tt.devices, tt.problem)
+			}
+		})
+	}
 }
 
 func TestCompileTransit(t *testing.T) {

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -77,7 +78,8 @@ func (s *Service) WatchTunnels(req *fabricv1.WatchTunnelsRequest, stream fabricv
 	}
 	return follow(stream.Context(), s, check, changes[tunnel, string]{
 		list: func(snap *site.Snapshot) []tunnel { return tunnels(snap, req.GetName()) },
-		key:  func(t tunnel) string { return t.Device },
+		// Its device changes when its keys are replaced.
+		key:  func(t tunnel) string { return t.Name },
 		same: tunnel.sameBut,
 		send: func(kind fabricv1.EventKind, t tunnel) error {
 			return stream.Send(&fabricv1.WatchTunnelsResponse{Kind: kind, Tunnel: tunnelStatus(t)})
@@ -165,7 +167,7 @@ func (s *Service) spare(t tunnel) error {
 		return err
 	}
 	for _, other := range snap.Tunnels {
-		if other.Remote == t.Remote && other.Device != t.Device && other.State == links.Up && !other.Drained {
+		if other.Remote == t.Remote && other.Name != t.Name && other.State == links.Up && !other.Drained {
 			return nil
 		}
 	}
@@ -185,7 +187,8 @@ func (s *Service) drainResult(ctx context.Context, t tunnel, drained bool) (*fab
 		if err != nil {
 			return nil, err
 		}
-		now := tunnels(snap, t.Device)
+		// By its name: while its keys are replaced its device may change with the drain.
+		now := tunnels(snap, t.Name)
 		if len(now) == 0 {
 			return nil, status.Errorf(codes.Aborted, "tunnel %s has gone in the meantime", t.Name)
 		}
@@ -227,7 +230,9 @@ func (s *Service) ListBfdSessions(_ context.Context, req *fabricv1.ListBfdSessio
 			continue
 		}
 		known = append(known, b.Name)
-		if name == "" || name == b.Name || name == b.Device || name == b.Peer {
+		// A session on the device of later keys has the tunnel's name with a number more (overlay.Slot).
+		later := b.Device != "" && strings.HasPrefix(b.Name, name+".")
+		if name == "" || name == b.Name || later || name == b.Device || name == b.Peer {
 			out.Sessions = append(out.Sessions, bfdSession(&b))
 		}
 	}

@@ -98,7 +98,17 @@ func TestListBfdSessions(t *testing.T) {
 			t.Errorf("VRF %q, name %q: %q, want %q", c.vrf, c.name, got, c.want)
 		}
 	}
-	_, err := r.client.ListBfdSessions(ctx, &fabricv1.ListBfdSessionsRequest{Vrf: "LAB"})
+	// While keys are replaced there is one on each device.
+	r.gw.Publish(func(s *site.Snapshot) {
+		later := s.Sessions[0]
+		later.Name, later.Device = "sz-1/hk-1/0.1", "fxw9"
+		s.Sessions = slices.Insert(slices.Clone(s.Sessions), 1, later)
+	})
+	res, err := r.client.ListBfdSessions(ctx, &fabricv1.ListBfdSessionsRequest{Name: "sz-1/hk-1/0"})
+	if err != nil || len(res.GetSessions()) != 2 || res.GetSessions()[1].GetName() != "sz-1/hk-1/0.1" {
+		t.Errorf("%v, %v", res, err)
+	}
+	_, err = r.client.ListBfdSessions(ctx, &fabricv1.ListBfdSessionsRequest{Vrf: "LAB"})
 	wantCode(t, err, codes.NotFound)
 	_, err = r.client.ListBfdSessions(ctx, &fabricv1.ListBfdSessionsRequest{Vrf: "OPS", Name: "fxw1"})
 	if st := wantCode(t, err, codes.NotFound); !strings.Contains(st.Message(), "in VRF OPS") || strings.Contains(st.Message(), "CORE/") {
@@ -144,7 +154,8 @@ func TestWatchTunnels(t *testing.T) {
 		{"neighbour's state", func(s *site.Snapshot) { s.Sessions[0].RemoteAdminDown = true }, "CHANGED fxw1 up bfd=init"},
 		{"session gone", func(s *site.Snapshot) { s.Sessions = nil }, "CHANGED fxw1 up bfd="},
 		{"roaming", func(s *site.Snapshot) { s.Tunnels[1].ListenPort = 7 }, "CHANGED fxw1 up bfd="},
-		{"gone", func(s *site.Snapshot) { s.Tunnels = s.Tunnels[:2] }, "WITHDRAWN fxw2 down bfd="},
+		{"other keys on another device", func(s *site.Snapshot) { s.Tunnels[2].Device = "fxw9" }, "CHANGED fxw9 down bfd="},
+		{"gone", func(s *site.Snapshot) { s.Tunnels = s.Tunnels[:2] }, "WITHDRAWN fxw9 down bfd="},
 	} {
 		before := r.gw.Reads()
 		r.gw.Publish(c.change)
@@ -198,6 +209,23 @@ func TestDrainTunnel(t *testing.T) {
 	res := <-answer
 	if !res.GetTunnel().GetDrained() || res.GetTunnel().GetDevice() != "fxw1" || res.GetActive() != "sz-1/hk-1/1" || res.GetActiveDevice() != "fxw2" {
 		t.Errorf("result %v", res)
+	}
+}
+
+// While keys are replaced the tunnel has two devices, and the drain may change which of them stands for it.
+func TestDrainTunnelWhileKeysAreReplaced(t *testing.T) {
+	var r *rig
+	r = newTunnelRig(t, func(g *apitest.Gateway) {
+		g.OnDrain = func(string, bool) error {
+			r.gw.Publish(func(s *site.Snapshot) {
+				s.Tunnels[1].Device, s.Tunnels[1].Drained, s.Tunnels[1].Active, s.Tunnels[2].Active = "fxw9", true, false, true
+			})
+			return nil
+		}
+	})
+	res, err := r.client.DrainTunnel(testContext(t), &fabricv1.DrainTunnelRequest{Name: "fxw1"})
+	if err != nil || res.GetResult().GetTunnel().GetDevice() != "fxw9" || res.GetResult().GetActiveDevice() != "fxw2" {
+		t.Errorf("%v, %v", res, err)
 	}
 }
 

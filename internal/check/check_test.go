@@ -254,9 +254,14 @@ func TestHealthyHost(t *testing.T) {
 func TestOwnObjectsAreNoFault(t *testing.T) {
 	f := healthy(t)
 	for _, tunnel := range newSubject(f).plan.Tunnels {
-		address(tunnel.Device, "10.255.0.1/32")(&f)
-		device(kernel.Device{Name: tunnel.Device, Alias: "fabric:tunnel", Kind: kernel.KindWireGuard, Up: true})(&f)
-		f.Ports = append(f.Ports, Port{Network: "udp", Local: netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(tunnel.ListenPort))})
+		// Those of later keys too.
+		for _, name := range tunnel.Devices() {
+			address(name, "10.255.0.1/32")(&f)
+			device(kernel.Device{Name: name, Alias: "fabric:tunnel", Kind: kernel.KindWireGuard, Up: true})(&f)
+		}
+		for _, port := range tunnel.ListenPorts() {
+			f.Ports = append(f.Ports, Port{Network: "udp", Local: netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(port))})
+		}
 	}
 	device(kernel.Device{Name: overlay.VXLANDevice(1000), Alias: "fabric:vxlan", Kind: kernel.KindVXLAN, VXLAN: kernel.VXLAN{VNI: 1000, Port: 4789}, Up: true})(&f)
 	f.Ports = append(f.Ports, Port{Network: "udp", Local: netip.MustParseAddrPort("0.0.0.0:4789")})

@@ -155,7 +155,7 @@ func addressMissing(s *subject) (faults []fault) {
 func vtepDuplicate(s *subject) (faults []fault) {
 	for _, k := range s.Host.Addresses {
 		a := k.Prefix.Addr()
-		tunnel := slices.ContainsFunc(s.plan.Tunnels, func(t overlay.Tunnel) bool { return t.Device == k.Device }) // these have it too
+		tunnel := slices.ContainsFunc(s.plan.Tunnels, func(t overlay.Tunnel) bool { return slices.Contains(t.Devices(), k.Device) }) // these have it too
 		if a == s.gw.VTEP && k.Device != "lo" && !tunnel {
 			faults = append(faults, fault{Error, fmt.Sprintf("the VTEP %s is also on %s", a, k.Device), fmt.Sprintf("ip address del %s dev %s", k.Prefix, k.Device)})
 		}

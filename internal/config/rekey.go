@@ -71,7 +71,7 @@ func (v *validator) rekeyPorts() {
 					for rank := range n.tunnels {
 						for slot := 1; slot <= 2; slot++ {
 							port := first + rank*stride + n.ordinal + slot*second
-							if port > 65535 || port == d.Fabric.VXLANPort {
+							if port > 65535 || port == d.Fabric.VXLANPort || port == d.Fabric.DirectPort {
 								v.add(path, "choose a lower wireguard-port or public-port, or remove wireguard-rekey-age",
 									"keys that are replaced need ports up to %d above those of the tunnels, and %d, for gateways %q and %q, cannot be used", 2*second, port, g.Name, n.gateway.Name)
 								return

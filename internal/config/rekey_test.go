@@ -22,6 +22,7 @@ func TestRekey(t *testing.T) {
 		{"without age the ports are nobody's concern", []string{"name: demo", "name: demo\n  wireguard-port: 65022"}, ""},
 		{"beyond the last public port", []string{"name: demo", age, "public-port: 51900", "public-port: 65522"}, "cannot be used"},
 		{"VXLAN port", []string{"name: demo", age + "\n  vxlan-port: 52077"}, "52077"},
+		{"port of direct tunnels", []string{"name: demo", age + "\n  direct-port: 52077"}, "52077"},
 		{"NAT of two gateways", []string{"name: demo", age, hk, "endpoints: [{address: 203.0.113.1, public-port: 52156}]"}, `is needed by gateways "sz-1-gw" and "hk-1-gw"`},
 		{"NAT of two gateways, apart", []string{"name: demo", age, hk, "endpoints: [{address: 203.0.113.1, public-port: 51910}]"}, ""},
 		{"preshared key", []string{pair, pair + "      preshared-key-file: /etc/fabric/keys/hk-sz.psk\n"}, ""},

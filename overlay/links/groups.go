@@ -289,7 +289,7 @@ func groupName(id uint32, gateway string) string {
 
 // sharing says what to add to the reason of a VTEP's route that is over these devices.
 func (e *Engine) sharing(o outcome) string {
-	shared := e.plan.Shared()
+	shared := e.effective.Shared()
 	switch {
 	case len(o.devices) == 0 || !shared[o.devices[0]]:
 		return ""
@@ -303,9 +303,9 @@ func (e *Engine) sharing(o outcome) string {
 	return ""
 }
 
-// rank of a tunnel of the plan.
+// rank of a tunnel, by the device of any of its keys.
 func (e *Engine) rank(device string) int {
-	for _, t := range e.plan.Tunnels {
+	for _, t := range e.effective.Tunnels {
 		if t.Device == device {
 			return t.Rank
 		}

@@ -15,6 +15,13 @@ import (
 
 // judge works out which tunnels are up. What could not be read is no news: such a tunnel stays what it was, unless BFD knows better.
 func (e *Engine) judge(plan overlay.Plan, found map[string]kernel.Link, linksRead bool, facts map[string]Facts, factsRead bool, states map[bfd.Path]bfd.Status, now time.Time) {
+	// Told when the table is free again: the BFD engine's thread must not wait for a log.
+	var tell []func()
+	defer func() {
+		for _, f := range tell {
+			f()
+		}
+	}()
 	e.repair.mu.Lock()
 	defer e.repair.mu.Unlock()
 	for _, t := range plan.Tunnels {
@@ -55,7 +62,10 @@ func (e *Engine) judge(plan overlay.Plan, found map[string]kernel.Link, linksRea
 		reason = carrierReason(t, e.carrierStates[t.Device], e.listenerErr, state, reason)
 		if state != was.state {
 			was.since = now
-			e.cfg.Log.Info("tunnel "+state, "tunnel", t.Name, "device", t.Device, "was", was.state, "reason", reason)
+			before := was.state
+			tell = append(tell, func() {
+				e.cfg.Log.Info("tunnel "+state, "tunnel", t.Name, "device", t.Device, "was", before, "reason", reason)
+			})
 		}
 		was.state, was.reason = state, reason
 	}

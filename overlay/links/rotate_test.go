@@ -442,9 +442,44 @@ func TestRotateInAGroup(t *testing.T) {
 	w.serve(e)
 	w.later(e, rotation.Linger)
 	over("afterwards", b0first, b1)
+	if v := e.State().VTEPs[0]; !strings.HasSuffix(v.Reason, "; shared by 2 tunnels of rank 0") {
+		t.Errorf("told is %+v", v)
+	}
 	if w.alive[b0] {
 		t.Error("the former device is still there")
 	}
 	f.down(b0first)
 	over("without it", b1)
+}
+
+// A gateway is reached over hubs b and c, and b does not bring packets on: that it gets other keys is no reason to try it again.
+func TestRotationLeavesABlamedHubAlone(t *testing.T) {
+	w, e, f, _ := runningRotation(t)
+	p := rotationPlan(t, w)
+	hubs := hubPlan("b", "c")
+	p.Tunnels[2].BFD, p.VTEPs = hubs.Tunnels[2].BFD, hubs.VTEPs
+	w.take(e, p)
+	w.allUp()
+	w.settle(e)
+	f.up(c0)
+	f.crossUp()
+	w.age(time.Hour)
+	w.expectD(e, "at first", b0, b0)
+	f.signaled()
+	f.crossUp()
+	w.expectD(e, "hub b is blamed", c0, c0)
+
+	if _, err := w.begin(e, b0); err != nil {
+		t.Fatal(err)
+	}
+	w.settle(e)
+	w.serve(e)
+	w.later(e, dialAfter)
+	if !w.alive[b0first] {
+		t.Fatal("no device for the next keys")
+	}
+	w.expectD(e, "the next keys' device is there", c0, c0)
+	f.up(b0first)
+	w.expectD(e, "they are up", c0, c0)
+	w.expectRoute("to the hub itself", b0first)
 }

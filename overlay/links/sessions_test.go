@@ -1,6 +1,9 @@
 package links
 
 import (
+	"context"
+	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -106,4 +109,39 @@ func TestPeerSessions(t *testing.T) {
 	if steps := w.k.Applied()[before:]; len(steps) > 0 || up == 0 {
 		t.Errorf("steps %q, %d up", steps, up)
 	}
+}
+
+// freeLog fails the test where something is logged while the repair table is held.
+type freeLog struct {
+	slog.Handler
+	t *testing.T
+	r *repair
+}
+
+// Handle implements slog.Handler.
+func (l freeLog) Handle(_ context.Context, m slog.Record) error {
+	if !l.r.mu.TryLock() {
+		l.t.Errorf("%q is logged while the BFD engine's thread would have to wait", m.Message)
+		return nil
+	}
+	l.r.mu.Unlock()
+	return nil
+}
+
+func TestNothingIsLoggedWhileTheRepairTableIsHeld(t *testing.T) {
+	w := newWorld(t)
+	e, f := w.withBFD()
+	e.cfg.Log = slog.New(freeLog{slog.NewTextHandler(io.Discard, nil), t, e.repair})
+	w.take(e, hubPlan("b", "c"))
+	w.allUp()
+	w.settle(e)
+	f.up(b0, b1, c0)
+	f.crossUp()
+	w.settle(e)
+	if err := e.drain(t.Context(), b0, true); err != nil {
+		t.Fatal(err)
+	}
+	f.down(b1)
+	f.signaled()
+	w.settle(e)
 }

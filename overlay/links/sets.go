@@ -242,28 +242,40 @@ func (r *repair) expectSets(plan overlay.Plan, withBFD bool, now time.Time) {
 	}
 	r.sets = nil
 	for _, want := range plan.AllSets() {
-		s := &nextHopSet{NextHopSet: want, current: none}
-		for _, l := range want.Legs {
-			s.legs = append(s.legs, setLeg{
-				hop:   kernel.NextHop{Device: l.Device, Gateway: l.Gateway, OnLink: true, Protocol: kernel.ProtocolLinks},
-				watch: byName[l.Session], vtep: ways[l.VTEP],
-			})
+		s := former[want.ID]
+		// Mostly a pass finds nothing new, and the BFD engine's thread may be waiting.
+		if s == nil || !slices.Equal(s.Legs, want.Legs) {
+			s = newSet(want, s)
 		}
-		if old := former[want.ID]; old != nil {
-			s.there, s.known = old.there, old.known
-			for i, l := range old.legs {
-				j := slices.IndexFunc(s.legs, func(n setLeg) bool { return n.hop == l.hop })
-				if j == none {
-					continue
-				}
-				s.legs[j].vouched = l.vouched
-				if i == old.current {
-					s.current = j
-				}
-			}
+		s.NextHopSet = want
+		for i, l := range want.Legs {
+			s.legs[i].watch, s.legs[i].vtep = byName[l.Session], ways[l.VTEP]
 		}
 		r.sets = append(r.sets, s)
 	}
+}
+
+// newSet is a set of a plan with what is known of it from before; old is nil where there was none.
+func newSet(want overlay.NextHopSet, old *nextHopSet) *nextHopSet {
+	s := &nextHopSet{NextHopSet: want, current: none}
+	for _, l := range want.Legs {
+		s.legs = append(s.legs, setLeg{hop: kernel.NextHop{Device: l.Device, Gateway: l.Gateway, OnLink: true, Protocol: kernel.ProtocolLinks}})
+	}
+	if old == nil {
+		return s
+	}
+	s.there, s.known = old.there, old.known
+	for i, l := range old.legs {
+		j := slices.IndexFunc(s.legs, func(n setLeg) bool { return n.hop == l.hop })
+		if j == none {
+			continue
+		}
+		s.legs[j].vouched = l.vouched
+		if i == old.current {
+			s.current = j
+		}
+	}
+	return s
 }
 
 // vouch notes that fabric-site wants the legs used that are alive now: it has just sent a plan that says so.
@@ -405,18 +417,27 @@ func (e *Engine) syncSets(p *pass, plan overlay.Plan) []SetState {
 	return e.repair.setStates(p)
 }
 
-// setStates are the sets as they stand.
+// setStates are the sets as they stand. What takes time is done without mu.
 func (r *repair) setStates(p *pass) []SetState {
+	type stand struct {
+		overlay.NextHopSet
+		current     int
+		there, held bool
+	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	now := r.now()
-	out := make([]SetState, 0, len(r.sets))
+	sets := make([]stand, 0, len(r.sets))
 	for _, s := range r.sets {
-		if !s.known {
-			continue // no news is not that it is gone
+		// No news is not that it is gone.
+		if s.known {
+			sets = append(sets, stand{s.NextHopSet, s.current, s.there, s.held(now)})
 		}
+	}
+	r.mu.Unlock()
+	out := make([]SetState, 0, len(sets))
+	for _, s := range sets {
 		o := p.objects[[2]string{kindSet, setName(s.NextHopSet)}]
-		st := SetState{ID: s.ID, VRF: s.VRF, Ready: s.there && s.current != none, Held: s.held(now), Reason: o.Message}
+		st := SetState{ID: s.ID, VRF: s.VRF, Ready: s.there && s.current != none, Held: s.held, Reason: o.Message}
 		for _, l := range s.Legs {
 			st.Legs = append(st.Legs, l.String())
 		}

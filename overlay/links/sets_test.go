@@ -351,3 +351,19 @@ func (b betweenNextHops) Observe(ctx context.Context) (map[uint32]kernel.NextHop
 	b.do()
 	return have, err
 }
+
+// BenchmarkSetsOfAPass is for how long a pass over as many sets as there may be keeps the BFD engine's thread waiting at most, in ns/op.
+func BenchmarkSetsOfAPass(b *testing.B) {
+	r := &repair{now: time.Now}
+	plan := overlay.Plan{}
+	for i := range overlay.MaxSets {
+		leg := func(net byte, device string) overlay.Leg {
+			return overlay.Leg{Gateway: netip.AddrFrom4([4]byte{10, net, byte(i >> 8), byte(i)}), Device: device}
+		}
+		plan.Sets = append(plan.Sets, overlay.NextHopSet{ID: overlay.NextHopFirst + uint32(i), VRF: "CORE", Legs: []overlay.Leg{leg(1, "eth1"), leg(2, "eth2")}})
+	}
+	r.expectSets(plan, true, r.now())
+	for b.Loop() {
+		r.expectSets(plan, true, r.now())
+	}
+}

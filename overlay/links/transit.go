@@ -182,13 +182,14 @@ func transitReason(plan overlay.Plan, v overlay.RemoteVTEP, device, reason strin
 	return reason
 }
 
-// inherit goes on from what was known under the plan before, unless it was of another session or other ways.
+// inherit goes on from what was known under the plan before, unless it was of another session or over other hubs. That a tunnel to a hub
+// has other devices for a while, because its keys are replaced, makes no difference.
 func (t *transit) inherit(old *transit) {
 	if t == nil || old == nil || t.path != old.path {
 		return
 	}
 	t.state, t.reason, t.trust, t.failed, t.excused = old.state, old.reason, old.trust, old.failed, old.excused
-	if slices.Equal(t.hubs, old.hubs) {
+	if slices.Equal(slices.Compact(slices.Clone(t.hubs)), slices.Compact(slices.Clone(old.hubs))) {
 		t.blamed = old.blamed
 	}
 }
