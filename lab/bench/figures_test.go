@@ -18,6 +18,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"fabric/lab/packets"
 )
 
 func TestPercentile(t *testing.T) {
@@ -83,47 +85,6 @@ func TestSpread(t *testing.T) {
 	}{{100, 3, []int{0, 49, 99}}, {3, 40, []int{0, 1, 2}}, {1, 5, []int{0}}, {1000, 2, []int{0, 999}}} {
 		if got := spread(tc.n, tc.count); !slices.Equal(got, tc.want) {
 			t.Errorf("%d of %d: %v, want %v", tc.count, tc.n, got, tc.want)
-		}
-	}
-}
-
-// TestSummarise: arrivals are (flow, sequence number, time in ms, device).
-func TestSummarise(t *testing.T) {
-	type packet struct{ flow, sequence, at, device int }
-	for name, tc := range map[string]struct {
-		last, log []packet
-		flows     int
-		query     probeQuery
-		now       int
-		want      probeReport
-	}{
-		"nothing": {},
-		"all came": {flows: 1, log: []packet{{0, 1, 10, 1}, {0, 2, 11, 1}, {0, 3, 12, 1}}, now: 12,
-			want: probeReport{Flows: 1, Received: 3, GapMs: 1, Arrived: 1, LastMs: 10}},
-		"two lost": {flows: 1, log: []packet{{0, 7, 10, 1}, {0, 8, 11, 1}, {0, 11, 14, 1}}, now: 14,
-			want: probeReport{Flows: 1, Received: 3, Lost: 2, GapMs: 3, Arrived: 1, LastMs: 10}},
-		"lost right after the mark": {flows: 1, last: []packet{{0, 5, 5, 1}}, log: []packet{{0, 9, 9, 1}}, now: 9,
-			want: probeReport{Flows: 1, Received: 1, Lost: 3, GapMs: 4, Arrived: 1, LastMs: 9}},
-		"overtaken": {flows: 1, last: []packet{{0, 5, 5, 1}}, log: []packet{{0, 7, 6, 1}, {0, 6, 7, 1}, {0, 8, 8, 1}}, now: 8,
-			want: probeReport{Flows: 1, Received: 3, GapMs: 1, Arrived: 1, LastMs: 6}},
-		"late from before the mark": {flows: 1, last: []packet{{0, 5, 5, 1}}, log: []packet{{0, 4, 6, 1}, {0, 6, 7, 1}}, now: 7,
-			want: probeReport{Flows: 1, Received: 2, GapMs: 1, Arrived: 1, LastMs: 6}},
-		"silence lasts": {flows: 1, last: []packet{{0, 5, 5, 1}}, log: []packet{{0, 6, 6, 1}}, now: 906,
-			want: probeReport{Flows: 1, Received: 1, GapMs: 900, Arrived: 1, LastMs: 6}},
-		"one of two flows is silent": {flows: 2, last: []packet{{0, 1, 1, 1}, {1, 1, 1, 1}}, log: []packet{{0, 2, 2, 1}}, now: 50, query: probeQuery{Device: 2},
-			want: probeReport{Flows: 2, Received: 1, GapMs: 49, Elsewhere: 1, ElsewhereMs: 2}},
-		"moved to device 2": {flows: 2, query: probeQuery{Device: 2, Since: 100e6}, now: 145,
-			log:  []packet{{0, 1, 90, 1}, {1, 1, 91, 1}, {0, 2, 105, 1}, {1, 2, 130, 2}, {0, 3, 140, 2}, {0, 4, 145, 2}},
-			want: probeReport{Flows: 2, Received: 6, GapMs: 39, Arrived: 2, LastMs: 40, Elsewhere: 1, ElsewhereMs: 5}},
-	} {
-		arrived := func(packets []packet) (out []arrival) {
-			for _, p := range packets {
-				out = append(out, arrival{flow: int32(p.flow), sequence: uint64(p.sequence), at: int64(p.at) * 1e6, device: int32(p.device)})
-			}
-			return out
-		}
-		if got := summarise(arrived(tc.last), arrived(tc.log), tc.flows, tc.query, int64(tc.now)*1e6); got != tc.want {
-			t.Errorf("%s:\n got %+v\nwant %+v", name, got, tc.want)
 		}
 	}
 }
@@ -250,7 +211,7 @@ func TestWorld(t *testing.T) {
 	device, err := two.index("link")
 	must(err)
 	arriving := func() error {
-		r, err := receive.ask(probeQuery{Device: device})
+		r, err := receive.ask(packets.Query{Device: device})
 		if err == nil && (r.Arrived != 1 || r.Received < 100 || r.Elsewhere > 0) {
 			err = errNotYet
 		}

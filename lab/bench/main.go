@@ -20,6 +20,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"fabric/lab/packets"
 )
 
 // result is one line of output. Units are in the names of the metrics.
@@ -65,7 +67,10 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	case engineCommand: // started by benchBFD only
 		return engineProcess(ctx, args[1:], in, out)
 	case probeCommand: // started by startProbe only
-		return probeProcess(ctx, args[1:], in, out)
+		if err := packets.Serve(args[1:], in, out); !errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return errUsage
 	}
 	fmt.Fprintln(os.Stderr, "usage: bench bfd|failover|loss|restart|links-check [flags]; bench COMMAND -help lists them")
 	return errUsage

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"fabric/lab/packets"
 )
 
 const (
@@ -245,7 +247,7 @@ func (x *paths) settled(ctx context.Context, prefixes int) error {
 		if err := pause(ctx, 2*time.Second); err != nil {
 			return err
 		}
-		r, err := x.receive.ask(probeQuery{Device: x.firstDevice, Since: since})
+		r, err := x.receive.ask(packets.Query{Device: x.firstDevice, Since: since})
 		if err != nil {
 			return err
 		}
@@ -313,12 +315,12 @@ func (f *pathFigures) trial(ctx context.Context, x *paths, prefixes int) error {
 	if err := x.cut(ctx); err != nil {
 		return err
 	}
-	var moved probeReport
+	var moved packets.Report
 	if err := until(ctx, pathLimit, "all flows over the second neighbour", func() (err error) {
 		if err := pause(ctx, 100*time.Millisecond); err != nil {
 			return err
 		}
-		if moved, err = x.receive.ask(probeQuery{Device: x.secondDevice, Since: since}); err == nil && moved.Arrived < min(prefixes, pathFlows) {
+		if moved, err = x.receive.ask(packets.Query{Device: x.secondDevice, Since: since}); err == nil && moved.Arrived < min(prefixes, pathFlows) {
 			err = fmt.Errorf("%d flows", moved.Arrived)
 		}
 		return err

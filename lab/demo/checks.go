@@ -49,6 +49,7 @@ func (d *demo) checks() []check {
 		{"10 MB over TCP complete with the clamp, and with it removed", d.transfer},
 		{"with the tunnels gone no inner packet leaves in clear", d.noClearText},
 		{"prefix del and prefix add reach remote kernel, FRR and VPC tables", d.prefixChange},
+		{"replaced tunnel keys lose no packet, and the former ones are refused within 10 s", d.rotations},
 		{"SIGTERM and SIGKILL of fabric-site lose no ping", d.restarts},
 		{"a second start changes nothing", d.secondStart},
 	}

@@ -1,7 +1,7 @@
 // Command demo brings the three-sites fabric up in network namespaces of this host, proves with real traffic that it does what
 // it should, prints each check with its evidence, and takes it down again.
 //
-//	demo [--keep] [--down] [--limit DURATION] [--dir FOLDER] [TOPOLOGY.clab.yml]
+//	demo [--keep] [--down] [--limit DURATION] [--dir FOLDER] [--rotations ROUNDS] [TOPOLOGY.clab.yml]
 //
 // Exit code 0: every check held; its last line is then "demo: ok, N checks".
 package main
@@ -30,22 +30,27 @@ func main() {
 	down := flag.Bool("down", false, "only take down what --keep left")
 	limit := flag.Duration("limit", 4*time.Minute, "end after so long: it is a check, not a wait")
 	timing := flag.Int("timing", 0, "after the checks, add and delete a prefix so many times and print the times as JSON")
+	rounds := flag.Int("rotations", 3, "replace the keys of all tunnels so many times under traffic")
 	dir := flag.String("dir", "", "the lab's folder (default "+netns.DefaultRoot+"/NAME), so that two demos can run beside each other")
 	flag.Parse()
+	if *rounds < 1 {
+		fmt.Fprintln(os.Stderr, "demo: -rotations: from 1 on")
+		os.Exit(2)
+	}
 	topology := "lab/topologies/three-sites/three-sites.clab.yml"
 	if flag.NArg() == 1 {
 		topology = flag.Arg(0)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, topology, netns.Options{Dir: *dir}, *keep, *down, *timing, *limit); err != nil {
+	if err := run(ctx, topology, netns.Options{Dir: *dir}, *keep, *down, *timing, *rounds, *limit); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		stop()
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, topology string, opts netns.Options, keep, down bool, timing int, limit time.Duration) (err error) {
+func run(ctx context.Context, topology string, opts netns.Options, keep, down bool, timing, rounds int, limit time.Duration) (err error) {
 	// What an earlier demo left is in the way, and ours to remove.
 	if err := netns.Down(ctx, topology, opts); err != nil || down {
 		return err
@@ -54,7 +59,7 @@ func run(ctx context.Context, topology string, opts netns.Options, keep, down bo
 	if out, err := prepare.CombinedOutput(); err != nil {
 		return fmt.Errorf("prepare the gateways' folders: %w: %s", err, out)
 	}
-	d := &demo{out: os.Stdout, started: time.Now(), backends: map[string]vrf.Backend{}}
+	d := &demo{out: os.Stdout, started: time.Now(), rounds: rounds, backends: map[string]vrf.Backend{}}
 	if d.doc, err = readDocument(filepath.Join(filepath.Dir(topology), ".run", "fabric.yaml")); err != nil {
 		return err
 	}
@@ -105,6 +110,8 @@ type demo struct {
 	out          io.Writer
 	started      time.Time
 	done, failed int
+	// rounds is how often the keys of all tunnels are replaced.
+	rounds int
 	// backends tells how each gateway makes VRFs, once it is up.
 	backends map[string]vrf.Backend
 }
