@@ -26,6 +26,9 @@ type flow struct {
 	id       int
 }
 
+// debt is how much a sender makes up for at once after the machine has kept it from sending: less than the queues on the way hold.
+const debt = 20 * time.Millisecond
+
 // startFlows starts them with perSecond packets a second each.
 func (d *demo) startFlows(perSecond int) (*flows, error) {
 	pairs, _ := d.expectations(clab.LabelTTLPrefix)
@@ -51,7 +54,7 @@ func (d *demo) startFlows(perSecond int) (*flows, error) {
 	}
 	// All listen by now: the first packets count too.
 	for node, to := range targets {
-		f.ends[node].Send(time.Second/time.Duration(perSecond*len(to)), to...)
+		f.ends[node].Send(time.Second/time.Duration(perSecond*len(to)), debt, to...)
 	}
 	return f, nil
 }

@@ -18,7 +18,7 @@ const (
 	patience = time.Second
 	// stall is how late a sender must be for a loss to be the machine's: then the round is made again, spare rounds at most.
 	stall = 60 * time.Millisecond
-	spare = 3
+	spare = 6
 )
 
 // rates are packets a second of each flow, tried in turn until the machine carries one without any rotation.

@@ -95,10 +95,11 @@ func Listen(local netip.Addr) (*End, error) {
 }
 
 // Send sends to each of some addresses in turn, a packet every interval, until Halt. The place of an address is its flow's id.
-// What is due after a pause that the process did not want is sent at once: every number is.
-func (e *End) Send(interval time.Duration, to ...netip.Addr) {
+// What is due after a pause that the process did not want is sent at once, but for what is older than debt, unless that is 0: no packet, and no number, is
+// made up for that. A busy machine makes long pauses, and a burst after one would overflow queues that the packets sent in time would not.
+func (e *End) Send(interval, debt time.Duration, to ...netip.Addr) {
 	e.sent = make([]uint64, len(to))
-	e.work.Go(func() { e.send(interval, to) })
+	e.work.Go(func() { e.send(interval, debt, to) })
 }
 
 // Sent is the number of packets sent to each address so far, which is the number of the last one.
@@ -258,7 +259,7 @@ func Serve(args []string, in io.Reader, out io.Writer) error {
 	}
 	defer func() { _ = e.Close() }()
 	if len(targets) > 0 {
-		e.Send(time.Second/time.Duration(*pps), targets...)
+		e.Send(time.Second/time.Duration(*pps), 0, targets...)
 	}
 	queries, answers := json.NewDecoder(in), json.NewEncoder(out)
 	for {
@@ -323,7 +324,7 @@ func controlOf(control []byte) (at int64, device int32) {
 	return at, device
 }
 
-func (e *End) send(interval time.Duration, to []netip.Addr) {
+func (e *End) send(interval, debt time.Duration, to []netip.Addr) {
 	payload := make([]byte, size)
 	next := time.Now()
 	for n := uint64(0); ; n++ {
@@ -333,6 +334,9 @@ func (e *End) send(interval time.Duration, to []netip.Addr) {
 			e.mu.Lock()
 			e.late = max(e.late, -wait)
 			e.mu.Unlock()
+			if debt > 0 && -wait > debt {
+				next = time.Now().Add(-debt)
+			}
 		}
 		next = next.Add(interval)
 		select {

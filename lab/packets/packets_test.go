@@ -60,7 +60,7 @@ func TestEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer to.Close()
-	from.Send(time.Millisecond, netip.MustParseAddr("127.70.0.3"), b)
+	from.Send(time.Millisecond, 0, netip.MustParseAddr("127.70.0.3"), b)
 	wait := func(what string, done func() bool) {
 		t.Helper()
 		for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(time.Millisecond) {
@@ -92,5 +92,27 @@ func TestEnds(t *testing.T) {
 	}
 	if late := from.Late(); late < 0 || from.Late() != 0 {
 		t.Errorf("late by %v, and again", late)
+	}
+}
+
+// A sender that was kept from sending for half a second makes up for no more than its debt.
+func TestDebt(t *testing.T) {
+	e, err := Listen(netip.MustParseAddr("127.70.0.4"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	began := time.Now()
+	e.Send(time.Millisecond, 20*time.Millisecond, netip.MustParseAddr("127.70.0.5"))
+	e.mu.Lock() // which it needs for each packet
+	time.Sleep(500 * time.Millisecond)
+	e.mu.Unlock()
+	time.Sleep(100 * time.Millisecond)
+	sent, due := int(e.Sent()[0]), int(time.Since(began)/time.Millisecond)
+	if sent < 1 || sent > due-400 {
+		t.Errorf("%d packets sent where %d were due", sent, due)
+	}
+	if late := e.Late(); late < 400*time.Millisecond {
+		t.Errorf("late by %v", late)
 	}
 }
