@@ -34,6 +34,7 @@ type tunnelEnd struct {
 	gateway    string
 	plan       overlay.Tunnel
 	generation int
+	made       time.Time // when the keys were agreed
 	private    [32]byte
 	public     [32]byte // the other end's
 }
@@ -67,6 +68,7 @@ func (d *demo) tunnelEnds() ([]tunnelEnd, error) {
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return nil, err
 			}
+			e.made = r.Current.Made
 			if e.generation = r.Current.Generation; e.generation > 0 {
 				private, public = r.Current.PrivateKeyFile, r.Current.Public
 			}

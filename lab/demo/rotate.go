@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +13,7 @@ import (
 const (
 	// roundTime is how long a round of rotations takes, about: what the control run goes by.
 	roundTime = 6 * time.Second
-	// refusedWithin is how long former keys may be of use after the command that replaces them.
+	// refusedWithin is how long former keys may be of use after new ones were agreed.
 	refusedWithin = 10 * time.Second
 	// patience is how long an answer to a handshake is waited for.
 	patience = time.Second
@@ -22,7 +23,7 @@ const (
 )
 
 // rates are packets a second of each flow, tried in turn until the machine carries one without any rotation.
-var rates = []int{1000, 500, 250, 100}
+var rates = []int{1000, 500, 250, 100, 20}
 
 // rotations replaces the keys of all tunnels, round after round, under traffic between all hosts.
 func (d *demo) rotations(ctx context.Context) (string, error) {
@@ -44,7 +45,7 @@ func (d *demo) rotations(ctx context.Context) (string, error) {
 			return strings.Join(lines, "\n"), errors.Join(fmt.Errorf("round %d: %w", round, err), f.close())
 		}
 		c := f.count()
-		lines = append(lines, fmt.Sprintf("round %d: %s; keys of generation %d in use at %d ends after %.1fs, the former ones refused %.1fs after the command",
+		lines = append(lines, fmt.Sprintf("round %d: %s; keys of generation %d in use at %d ends after %.1fs, the former ones refused %.1fs after they were agreed",
 			round, c, r.generation, r.ends, r.took.Seconds(), r.refused.Seconds()))
 		if c.lost > 0 && c.late > stall && void < spare {
 			lines = append(lines, "round made again: the machine stalled")
@@ -57,7 +58,7 @@ func (d *demo) rotations(ctx context.Context) (string, error) {
 	if total.lost > 0 || total.sent == 0 {
 		errs = append(errs, fmt.Errorf("%d of %d packets lost", total.lost, total.sent))
 	}
-	lines = append(lines, fmt.Sprintf("%d rounds at %d packets/s of each of %d flows: %d packets sent, %d lost; rounds took up to %.1fs, former keys were refused at most %.1fs after the command",
+	lines = append(lines, fmt.Sprintf("%d rounds at %d packets/s of each of %d flows: %d packets sent, %d lost; rounds took up to %.1fs, former keys were refused at most %.1fs after new ones were agreed",
 		d.rounds, perSecond, len(f.all), total.sent, total.lost, longest.Seconds(), refused.Seconds()))
 	if err := errors.Join(append(errs, f.close())...); err != nil {
 		return strings.Join(lines, "\n"), err
@@ -98,7 +99,7 @@ func (d *demo) carried(ctx context.Context) (perSecond int, lines []string, err 
 // rotated says how a round went.
 type rotated struct {
 	generation, ends int
-	// took is until the command's answers, refused until the former keys were of no use anywhere.
+	// took is from the command to its last answer, refused from when the new keys were agreed until the former ones were of no use anywhere.
 	took, refused time.Duration
 }
 
@@ -116,20 +117,21 @@ func (d *demo) rotate(ctx context.Context) (r rotated, err error) {
 		if e.gateway > e.plan.Remote {
 			return nil // the other end is asked
 		}
-		_, err := d.ctl(ctx, e.gateway, "tunnel", "rotate", e.plan.Name, "--wait")
+		_, err := d.ctl(ctx, e.gateway, "tunnel", "rotate", e.plan.Name, "--wait", "--timeout", "60s")
 		return err
 	}); err != nil {
 		return r, err
 	}
 	r.took, r.ends = time.Since(began), len(former)
 	for {
-		r.refused = time.Since(began)
-		err := d.refused(ctx, former)
-		if err == nil {
+		tried := time.Now()
+		agreed, err := d.refused(ctx, former)
+		r.refused = tried.Sub(agreed)
+		if err == nil && r.refused <= refusedWithin {
 			break
 		}
-		if r.refused > refusedWithin || ctx.Err() != nil {
-			return r, fmt.Errorf("%.1fs after the command: %w", r.refused.Seconds(), err)
+		if r.refused > refusedWithin || time.Since(began)-r.took > refusedWithin || ctx.Err() != nil {
+			return r, fmt.Errorf("former keys %.1fs after new ones were agreed: %w", r.refused.Seconds(), cmp.Or(err, errors.New("only now are they refused")))
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -138,18 +140,23 @@ func (d *demo) rotate(ctx context.Context) (r rotated, err error) {
 }
 
 // refused says whether every end has its next keys, and nobody answers the former ones at any gateway: neither at the port they had nor at the present one.
-func (d *demo) refused(ctx context.Context, former []tunnelEnd) error {
+// Agreed is when the first of the next keys were.
+func (d *demo) refused(ctx context.Context, former []tunnelEnd) (agreed time.Time, err error) {
+	agreed = time.Now()
 	now, err := d.tunnelEnds()
 	if err != nil {
-		return err
+		return agreed, err
 	}
 	if len(now) != len(former) {
-		return fmt.Errorf("%d ends of tunnels, %d before", len(now), len(former))
+		return agreed, fmt.Errorf("%d ends of tunnels, %d before", len(now), len(former))
 	}
 	var tries []func() error
 	for i, e := range former {
 		if now[i].generation != e.generation+1 || now[i].private == e.private || now[i].public == e.public {
-			return fmt.Errorf("%s has keys of generation %d, before %d", e.name(), now[i].generation, e.generation)
+			return agreed, fmt.Errorf("%s has keys of generation %d, before %d", e.name(), now[i].generation, e.generation)
+		}
+		if now[i].made.Before(agreed) {
+			agreed = now[i].made
 		}
 		for _, at := range []int{e.generation, now[i].generation} {
 			tries = append(tries, func() error {
@@ -161,7 +168,7 @@ func (d *demo) refused(ctx context.Context, former []tunnelEnd) error {
 			})
 		}
 	}
-	return each(tries, func(try func() error) error { return try() })
+	return agreed, each(tries, func(try func() error) error { return try() })
 }
 
 // presentKeys has the same done with the keys in use, which are answered: so the refusals were refusals. One end of each tunnel only: an end that answers
