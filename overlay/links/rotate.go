@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"reflect"
 	"slices"
@@ -126,8 +127,13 @@ func (e *Engine) expand(plan overlay.Plan) overlay.Plan {
 		live, ways := r.t.Live()
 		for i, k := range live {
 			one, _ := t.In(overlay.SlotOf(k.Generation))
-			if i == 0 && r.t.Next != nil && one.Endpoint.IsValid() && e.cfg.Now().Before(r.dial) {
-				continue
+			if i == 0 && r.t.Next != nil && one.Endpoint.IsValid() {
+				switch now := e.cfg.Now(); {
+				case r.t.Initiator && now.Before(r.dial):
+					continue
+				case !r.t.Initiator && now.Before(r.dial.Add(yield)):
+					one.Endpoint = netip.AddrPort{}
+				}
 			}
 			one.Slots, one.Planned = nil, t.Device
 			if k.Generation > 0 {
@@ -234,8 +240,12 @@ func (e *Engine) rotate(p *pass, exists func(device string) bool) {
 	}
 }
 
-// dialAfter is what the end that dials gives the other to get ready.
-const dialAfter = time.Second
+// dialAfter is what the end that dials gives the other to get ready. Where both could dial the one that proposed does: two handshakes that
+// cross make each end wait for the other until they are repeated, 15 s later at worst. The other end yields for a while.
+const (
+	dialAfter = time.Second
+	yield     = 3 * time.Second
+)
 
 // keep puts a state in force, on disk first if what is kept there changes: the files of keys that are over go with it.
 func (e *Engine) keep(r *rotating, next rotation.Tunnel) error {
@@ -481,7 +491,7 @@ func (e *Engine) call(ctx context.Context, f func()) error {
 // nextRotation is when time alone takes some tunnel's keys on, zero for never.
 func (e *Engine) nextRotation(now time.Time) (next time.Time) {
 	for _, r := range e.keys.tunnels {
-		for _, at := range []time.Time{r.t.Wake(now), r.dial} {
+		for _, at := range []time.Time{r.t.Wake(now), r.dial, r.dial.Add(yield)} {
 			if at.After(now) && (next.IsZero() || at.Before(next)) {
 				next = at
 			}

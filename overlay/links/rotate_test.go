@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -482,4 +483,51 @@ func TestRotationLeavesABlamedHubAlone(t *testing.T) {
 	f.up(b0first)
 	w.expectD(e, "they are up", c0, c0)
 	w.expectRoute("to the hub itself", b0first)
+}
+
+// Where both ends could dial, the one that answers leaves it to the other for a while: handshakes that cross help nobody.
+func TestRotateDialsOneWay(t *testing.T) {
+	far := netip.MustParseAddrPort("192.0.2.2:52076")
+	for _, initiator := range []bool{true, false} {
+		w, e, _, _ := runningRotation(t)
+		p := rotationPlan(t, w)
+		p.Tunnels[0].PrivateKeyFile = e.plan.Tunnels[0].PrivateKeyFile
+		p.Tunnels[0].Slots[0].Endpoint = far
+		w.take(e, p)
+		r := e.keys.tunnels[b0]
+		r.t.Initiator = initiator
+		if initiator {
+			if _, err := w.begin(e, b0); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			secret, err := wgtypes.GenerateKey()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := w.answerTo(e, b0, rotation.Message{Verb: "propose", Generation: 1, Public: secret.PublicKey().String(), Preshared: secret.String()}); !got.OK {
+				t.Fatal(got)
+			}
+		}
+		w.settle(e)
+		w.serve(e)
+		dials := func() (there bool, endpoint netip.AddrPort) {
+			have, err := w.k.WireGuards().Observe(context.Background())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return w.alive[b0first], have[b0first].Peer.Endpoint
+		}
+		if there, _ := dials(); there == initiator {
+			t.Errorf("initiator %v: device is there at once: %v", initiator, there)
+		}
+		w.later(e, dialAfter)
+		if there, to := dials(); !there || (to == far) != initiator {
+			t.Errorf("initiator %v: device is there: %v, dials %v", initiator, there, to)
+		}
+		w.later(e, yield)
+		if there, to := dials(); !there || to != far {
+			t.Errorf("initiator %v: in the end the device is there: %v, dials %v", initiator, there, to)
+		}
+	}
 }
