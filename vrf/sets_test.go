@@ -58,11 +58,11 @@ func TestLegs(t *testing.T) {
 				}
 				return
 			}
-			if legs[0].String() != tt.first || legs[1].String() != tt.second {
+			if legs.Equal != 0 || legs.Legs()[0].String() != tt.first || legs.Legs()[1].String() != tt.second {
 				t.Errorf("legs are %v", legs)
 			}
-			if tt.peer != "" && legs[0].Session != "A/watched" || legs[1].Session != "" {
-				t.Errorf("sessions are %q and %q", legs[0].Session, legs[1].Session)
+			if tt.peer != "" && legs.Legs()[0].Session != "A/watched" || legs.Legs()[1].Session != "" {
+				t.Errorf("sessions are %q and %q", legs.Legs()[0].Session, legs.Legs()[1].Session)
 			}
 			if want := fmt.Sprint(kernel.Route{Protocol: kernel.Protocol, Src: r.Src}); fmt.Sprint(r) != want {
 				t.Errorf("route is %v", r)

@@ -20,7 +20,7 @@ var (
 	legCE  = overlay.Leg{Gateway: netip.MustParseAddr("10.1.0.2"), Device: "eth1", Session: "CORE/ce"}
 	legFar = overlay.Leg{Gateway: overlay.VTEPGateway(far.Addr), Device: overlay.VXLANDevice(1000), VTEP: far.Addr}
 	// ceThenFar is the set of those, and the route that refers to it.
-	ceThenFar      = overlay.NextHopSetID("CORE", []overlay.Leg{legCE, legFar})
+	ceThenFar      = overlay.NextHopSetID("CORE", []overlay.Leg{legCE, legFar}, 0)
 	ceThenFarRoute = fmt.Sprintf("nhid %d", ceThenFar)
 )
 
@@ -183,7 +183,7 @@ func TestSetsOverRestart(t *testing.T) {
 
 	g := newSetGateOf(newGateOn(t, bfdDocument, first.kernel, dir))
 	// fabric-links has gone on, with a set more: a route may refer to it that the checkpoint was too old for.
-	other := overlay.NextHopSet{ID: overlay.NextHopSetID("CORE", []overlay.Leg{legFar, legCE}), VRF: "CORE", Legs: []overlay.Leg{legFar, legCE}}
+	other := overlay.NextHopSet{ID: overlay.NextHopSetID("CORE", []overlay.Leg{legFar, legCE}, 0), VRF: "CORE", Legs: []overlay.Leg{legFar, legCE}}
 	first.fake.mu.Lock()
 	g.fake.plan, g.fake.state = first.fake.plan, first.fake.state
 	first.fake.mu.Unlock()
@@ -212,7 +212,7 @@ func TestSetsAreBounded(t *testing.T) {
 	g.wantHealthy()
 	g.fib.mu.Lock()
 	for i := range overlay.MaxSets {
-		key := setKey{vrf: fmt.Sprint(i), legs: vrf.Pair{legCE, legFar}}
+		key := setKey{vrf: fmt.Sprint(i), legs: vrf.Rank(0, legCE, legFar)}
 		g.fib.sets.byKey[key] = &nextHopSet{key: key, id: uint32(i), users: 1}
 	}
 	g.fib.mu.Unlock()
