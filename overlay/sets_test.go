@@ -137,3 +137,27 @@ func TestKeep(t *testing.T) {
 		t.Errorf("legs print as %s", got)
 	}
 }
+
+// A group stays a group, whatever of it the plan has no more.
+func TestFitGroup(t *testing.T) {
+	p := setPlan(t)
+	a, b := setLegs(p)
+	gone := Leg{Gateway: VTEPGateway(addr("10.255.0.99")), Device: VXLANDevice(1000), VTEP: addr("10.255.0.99")}
+	for _, tt := range []struct {
+		legs        []Leg
+		equal, want int
+	}{
+		{[]Leg{a, b}, 2, 2}, {[]Leg{a, gone, b}, 2, 1}, {[]Leg{gone, b, a}, 2, 1}, {[]Leg{a, b, gone}, 2, 2}, {[]Leg{gone, b}, 1, 1}, {[]Leg{gone, b}, 0, 0},
+	} {
+		s, ok := p.Fit(NextHopSet{ID: NextHopFirst, VRF: "CORE", Legs: tt.legs, Equal: tt.equal})
+		if !ok || s.Equal != tt.want {
+			t.Errorf("%d of %v share: then %d of %v", tt.equal, tt.legs, s.Equal, s.Legs)
+		}
+	}
+	// A former set whose leg has the id of a new one is not kept: it would make the plan invalid.
+	p.Sets[0].ID = LegNextHopID(a)
+	p.Keep(NextHopSet{ID: NextHopFirst, VRF: "CORE", Legs: []Leg{a, b}, Equal: 2})
+	if len(p.Kept) != 0 || p.Validate() != nil {
+		t.Errorf("kept %+v, %v", p.Kept, p.Validate())
+	}
+}

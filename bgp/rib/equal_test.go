@@ -73,6 +73,10 @@ func TestEqualChanges(t *testing.T) {
 	want(t, "one path", next(t, f), "A 10.0.0.0/8 peerp1 (peerp2)")
 	vrfs(3)
 	want(t, "three paths", next(t, f), "A 10.0.0.0/8 peerp1 = peerp2")
+	tab.SetNextHop(NextHop{"A", peer3.Addr}, Reachable)
+	want(t, "p3 can be reached", next(t, f), "A 10.0.0.0/8 peerp1 = peerp2 = peerp3")
+	tab.Withdraw(PathKey{Source: peer3, Prefix: net10})
+	want(t, "p3 has withdrawn", next(t, f), "A 10.0.0.0/8 peerp1 = peerp2")
 	for i, c := range tab.Ranking(Key{"A", net10}) {
 		if c.Equal != (i == 1) {
 			t.Errorf("candidate %d: %+v", i, c)

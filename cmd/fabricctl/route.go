@@ -33,9 +33,9 @@ var routeColumns = []column[*fabricv1.Route]{
 	{"CLOUD", (*fabricv1.Route).GetCloud},
 }
 
-// nextHops are those that traffic takes where several share it, else that of the chosen path.
+// nextHops are those that traffic takes, where that is known, else that of the chosen path.
 func nextHops(r *fabricv1.Route) string {
-	if hops := r.GetNextHops(); len(hops) > 1 {
+	if hops := r.GetNextHops(); len(hops) > 0 {
 		return strings.Join(hops, ",")
 	}
 	return r.GetNextHop()
