@@ -127,7 +127,7 @@ func (c *compiler) vrfs() (imports []Import, originations []Origination) {
 				other, v.Name, c.routerID, n)
 		}
 		numbers[n] = v.Name
-		imports = append(imports, Import{VRF: v.Name, RTs: c.targets(v.Name, v.ImportRT), AllowDefault: v.AllowDefault})
+		imports = append(imports, Import{VRF: v.Name, RTs: c.targets(v.Name, v.ImportRT), AllowDefault: v.AllowDefault, Multipath: c.gw.VRFs[i].Multipath})
 		originations = append(originations, Origination{
 			VRF: v.Name, VNI: v.VNI, RD: routeDistinguisher(c.routerID, n), RTs: c.targets(v.Name, v.ExportRT),
 			Export: policy.Guard(v.AllowDefault),

@@ -15,6 +15,7 @@ func compileDocument() *config.Document {
 	doc := (&network{port: 179}).document()
 	gw := &doc.Sites[0].Gateways[0]
 	gw.VRFs[0].Interfaces = []config.Interface{{Name: "eth1", Addresses: []netip.Prefix{prefix("172.20.0.9/24"), prefix("2001:db8:20::9/64")}}}
+	gw.VRFs[0].Multipath = 3
 	gw.VRFs[1].Interfaces = []config.Interface{{Name: "eth2", Addresses: []netip.Prefix{prefix("172.20.0.9/24")}}}
 	return doc
 }
@@ -53,7 +54,7 @@ func TestCompileFabric(t *testing.T) {
 	if !p.Passive || other.Fabric.Peers[0].Passive {
 		t.Errorf("gw1 passive %v, gw2 passive %v; the higher VTEP dials, and only it", p.Passive, other.Fabric.Peers[0].Passive)
 	}
-	if len(d.VRFs) != 0 || len(d.Originations) != 2 || len(d.Imports) != 2 || d.Originations[1].RD != [8]byte{0, 1, 10, 0, 0, 1, 0, 201} {
+	if len(d.VRFs) != 0 || len(d.Originations) != 2 || len(d.Imports) != 2 || d.Imports[0].Multipath != 3 || d.Originations[1].RD != [8]byte{0, 1, 10, 0, 0, 1, 0, 201} {
 		t.Errorf("%+v", d)
 	}
 	doc.Sites[0].Gateways[0].Drained = true

@@ -45,6 +45,8 @@ type Import struct {
 	RTs []rib.RT
 	// AllowDefault lets default routes in.
 	AllowDefault bool
+	// Multipath is how many equal paths share traffic.
+	Multipath int
 }
 
 // Server is one BGP speaker.

@@ -54,7 +54,9 @@ func (p *Plan) validateGroups(bad func(format string, args ...any)) {
 		holder[n.ID] = "VTEP " + n.VTEP.String()
 	}
 	for _, s := range p.AllSets() {
-		holder[s.ID] = "a next-hop set"
+		for _, id := range s.IDs() {
+			holder[id] = "a next-hop set"
+		}
 	}
 	take := func(id uint32, what string) {
 		if other, taken := holder[id]; taken {

@@ -2,8 +2,10 @@ package overlay
 
 import (
 	"encoding/binary"
+	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 )
 
 // MaxSets is how many next-hop sets a plan may have. There is one per distinct ranked list of next hops, so few are needed; more than
@@ -23,6 +25,9 @@ type NextHopSet struct {
 	VRF string `json:"vrf"`
 	// Legs in order of preference.
 	Legs []Leg `json:"legs"`
+	// Equal says that the object is a group of next hops, and how many of the first legs share traffic; those behind are used one at a
+	// time, when none of the ones before is left. 0: the object is a single next hop.
+	Equal int `json:"equal,omitempty"`
 	// Stay: go to no better leg. The set is kept for routes that have not moved on yet, or its first leg is not confirmed.
 	Stay bool `json:"stay,omitempty"`
 }
@@ -50,15 +55,35 @@ func (l Leg) String() string {
 	return s
 }
 
-// NextHopSetID is the id of a set's next-hop object. It follows from the legs, so that routes that refer to it are right whoever
-// wrote them and when.
-func NextHopSetID(vrf string, legs []Leg) uint32 {
+// NextHopSetID is the id of a set's next-hop object, equal of whose legs share traffic. It follows from the legs, so that routes that refer
+// to it are right whoever wrote them and when.
+func NextHopSetID(vrf string, legs []Leg, equal int) uint32 {
 	parts := []string{vrf}
+	if equal > 0 { // the kernel does not turn a single next hop into a group, nor back
+		parts = append(parts, strconv.Itoa(equal))
+	}
 	for _, l := range legs {
 		parts = append(parts, l.Gateway.String(), l.Device, l.Session)
 	}
 	s := sum("next-hop set", parts...)
 	return NextHopFirst | binary.BigEndian.Uint32(s[:4])
+}
+
+// LegNextHopID is the id of the next-hop object that stands for a leg in groups. Sets that have the leg share it.
+func LegNextHopID(l Leg) uint32 {
+	s := sum("next-hop leg", l.Gateway.String(), l.Device)
+	return NextHopFirst | binary.BigEndian.Uint32(s[:4])
+}
+
+// IDs are the ids of all next-hop objects that the set is made of: its own, and for a group those of its legs.
+func (s *NextHopSet) IDs() []uint32 {
+	ids := []uint32{s.ID}
+	if s.Equal > 0 {
+		for _, l := range s.Legs {
+			ids = append(ids, LegNextHopID(l))
+		}
+	}
+	return ids
 }
 
 // Keep takes over sets of a former plan that p does not name, as Kept: routes may still refer to them, and would go with them. What
@@ -68,9 +93,13 @@ func (p *Plan) Keep(former ...NextHopSet) {
 	for _, s := range p.AllSets() {
 		taken[s.ID] = true
 	}
+	clashes := NewIDs(p)
+	for _, s := range p.AllSets() {
+		clashes.Add(s)
+	}
 	for _, s := range former {
 		s, ok := p.Fit(s)
-		if !ok || taken[s.ID] || len(p.Kept) == MaxSets {
+		if !ok || taken[s.ID] || len(p.Kept) == MaxSets || !clashes.Add(s) {
 			continue
 		}
 		taken[s.ID] = true
@@ -82,8 +111,12 @@ func (p *Plan) Keep(former ...NextHopSet) {
 // Fit drops from a set what the plan has not: a session, a leg to a VTEP. Not ok: nothing is left of it, or its id is a next hop's.
 func (p *Plan) Fit(s NextHopSet) (NextHopSet, bool) {
 	var legs []Leg
-	for _, l := range s.Legs {
+	equal := s.Equal
+	for i, l := range s.Legs {
 		if l.VTEP.IsValid() && !slices.ContainsFunc(p.VTEPs, func(v RemoteVTEP) bool { return v.Addr == l.VTEP }) {
+			if i < s.Equal {
+				equal--
+			}
 			continue
 		}
 		if l.Session != "" && !slices.ContainsFunc(p.Sessions, func(x Session) bool { return x.Name == l.Session && x.VRF == s.VRF }) {
@@ -91,9 +124,47 @@ func (p *Plan) Fit(s NextHopSet) (NextHopSet, bool) {
 		}
 		legs = append(legs, l)
 	}
-	s.Legs = legs
+	if s.Legs = legs; s.Equal > 0 {
+		s.Equal = max(1, equal) // what was a group stays one
+	}
 	return s, len(legs) > 0 && !slices.ContainsFunc(p.NextHops, func(n NextHop) bool { return n.ID == s.ID })
 }
+
+// IDs are the ids of next-hop objects that sets take, and what each stands for.
+type IDs map[uint32]string
+
+// NewIDs are the ids that a plan's own next hops take.
+func NewIDs(p *Plan) IDs {
+	ids := IDs{}
+	for _, n := range p.NextHops {
+		ids[n.ID] = "a next hop"
+	}
+	return ids
+}
+
+// Add takes the ids of a set's objects. It is false, and takes none, if one of them stands for something else.
+func (ids IDs) Add(s NextHopSet) bool {
+	if _, taken := ids[s.ID]; taken {
+		return false
+	}
+	own := IDs{s.ID: "another set"}
+	if s.Equal > 0 {
+		for _, l := range s.Legs {
+			id := LegNextHopID(l)
+			for _, known := range []IDs{ids, own} {
+				if what, there := known[id]; there && what != l.way() {
+					return false
+				}
+			}
+			own[id] = l.way()
+		}
+	}
+	maps.Copy(ids, own)
+	return true
+}
+
+// way is what a leg's next-hop object is.
+func (l Leg) way() string { return "the leg via " + l.Gateway.String() + " dev " + l.Device }
 
 // AllSets are the sets of the plan and those kept of former ones.
 func (p *Plan) AllSets() []NextHopSet { return slices.Concat(p.Sets, p.Kept) }
@@ -105,15 +176,12 @@ func (p *Plan) validateSets(bad func(format string, args ...any)) {
 		bad("%d next-hop sets are more than %d", n, MaxSets)
 		return
 	}
-	sessions, vteps, ids := map[string]string{}, map[netip.Addr]bool{}, map[uint32]string{}
+	sessions, vteps, ids := map[string]string{}, map[netip.Addr]bool{}, NewIDs(p)
 	for _, s := range p.Sessions {
 		sessions[s.Name] = s.VRF
 	}
 	for _, v := range p.VTEPs {
 		vteps[v.Addr] = true
-	}
-	for _, n := range p.NextHops {
-		ids[n.ID] = "a next hop"
 	}
 	for _, s := range sets {
 		bad := func(format string, args ...any) { bad("next-hop set %d: "+format, append([]any{s.ID}, args...)...) }
@@ -122,8 +190,13 @@ func (p *Plan) validateSets(bad func(format string, args ...any)) {
 		}
 		if other, ok := ids[s.ID]; ok {
 			bad("%s has the same id", other)
+		} else if !ids.Add(s) {
+			bad("a next hop of one of its legs has the id of something else")
 		}
 		ids[s.ID] = "another set"
+		if s.Equal < 0 || s.Equal > len(s.Legs) {
+			bad("%d of %d legs cannot share traffic", s.Equal, len(s.Legs))
+		}
 		if s.VRF == "" {
 			bad("no VRF")
 		}

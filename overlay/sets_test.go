@@ -20,7 +20,7 @@ func setPlan(t *testing.T) Plan {
 	p := compile(t, threeSites(), "sz")
 	p.Sessions = []Session{{BFD: BFD{100, 3}, Name: "CORE/p", VRF: "CORE", Peer: "p", Interface: "eth1", Local: addr("192.0.2.9"), Remote: addr("192.0.2.1")}}
 	a, b := setLegs(p)
-	p.Sets = []NextHopSet{{ID: NextHopSetID("CORE", []Leg{a, b}), VRF: "CORE", Legs: []Leg{a, b}}}
+	p.Sets = []NextHopSet{{ID: NextHopSetID("CORE", []Leg{a, b}, 0), VRF: "CORE", Legs: []Leg{a, b}}}
 	return p
 }
 
@@ -30,8 +30,9 @@ func TestNextHopSetID(t *testing.T) {
 	other.Session = ""
 	seen := map[uint32]string{}
 	for name, id := range map[string]uint32{
-		"a then b": NextHopSetID("CORE", []Leg{a, b}), "b then a": NextHopSetID("CORE", []Leg{b, a}), "a": NextHopSetID("CORE", []Leg{a}),
-		"another VRF": NextHopSetID("OPS", []Leg{a, b}), "no session": NextHopSetID("CORE", []Leg{other, b}),
+		"a then b": NextHopSetID("CORE", []Leg{a, b}, 0), "b then a": NextHopSetID("CORE", []Leg{b, a}, 0), "a": NextHopSetID("CORE", []Leg{a}, 0),
+		"another VRF": NextHopSetID("OPS", []Leg{a, b}, 0), "no session": NextHopSetID("CORE", []Leg{other, b}, 0),
+		"a and b": NextHopSetID("CORE", []Leg{a, b}, 2), "a group of a": NextHopSetID("CORE", []Leg{a, b}, 1), "the leg a": LegNextHopID(a), "the leg b": LegNextHopID(b),
 	} {
 		if seen[id] != "" || id < NextHopFirst {
 			t.Errorf("%s and %s have id %d", name, seen[id], id)
@@ -39,7 +40,7 @@ func TestNextHopSetID(t *testing.T) {
 		seen[id] = name
 	}
 	// Kernels hold routes that refer to it: it must never change.
-	if got := NextHopSetID("CORE", []Leg{a}); got != 2461041030 {
+	if got := NextHopSetID("CORE", []Leg{a}, 0); got != 2461041030 {
 		t.Errorf("the id of a is %d now", got)
 	}
 }
@@ -53,6 +54,12 @@ func TestValidateSets(t *testing.T) {
 		{"as it should be", func(*Plan, *NextHopSet) {}, ""},
 		{"one leg", func(_ *Plan, s *NextHopSet) { s.Legs = s.Legs[:1] }, ""},
 		{"a link-local neighbour", func(_ *Plan, s *NextHopSet) { s.Legs[0].Gateway = addr("fe80::1") }, ""},
+		{"a group", func(_ *Plan, s *NextHopSet) { s.Equal = 2 }, ""},
+		{"two groups of the same legs", func(p *Plan, s *NextHopSet) { s.Equal = 2; o := *s; o.ID++; o.Equal = 1; p.Sets = append(p.Sets, o) }, ""},
+		{"more share than there are", func(_ *Plan, s *NextHopSet) { s.Equal = 3 }, "3 of 2 legs cannot share"},
+		{"fewer than none", func(_ *Plan, s *NextHopSet) { s.Equal = -1 }, "-1 of 2 legs cannot share"},
+		{"a leg's id is the set's", func(_ *Plan, s *NextHopSet) { s.Equal, s.ID = 2, LegNextHopID(s.Legs[0]) }, "has the id of something else"},
+		{"a leg's id is a next hop's", func(p *Plan, s *NextHopSet) { s.Equal, p.NextHops[0].ID = 2, LegNextHopID(s.Legs[0]) }, "has the id of something else"},
 		{"low id", func(_ *Plan, s *NextHopSet) { s.ID = 7 }, "below the fabric's range"},
 		{"id of a next hop", func(p *Plan, s *NextHopSet) { s.ID = p.NextHops[0].ID }, "a next hop has the same id"},
 		{"twice", func(p *Plan, s *NextHopSet) { p.Sets = append(p.Sets, *s) }, "another set has the same id"},
@@ -128,5 +135,29 @@ func TestKeep(t *testing.T) {
 	}
 	if got := fmt.Sprint(a, b); !strings.Contains(got, "via 192.0.2.1 dev eth1 via fe80::") || !strings.Contains(got, "(VTEP ") {
 		t.Errorf("legs print as %s", got)
+	}
+}
+
+// A group stays a group, whatever of it the plan has no more.
+func TestFitGroup(t *testing.T) {
+	p := setPlan(t)
+	a, b := setLegs(p)
+	gone := Leg{Gateway: VTEPGateway(addr("10.255.0.99")), Device: VXLANDevice(1000), VTEP: addr("10.255.0.99")}
+	for _, tt := range []struct {
+		legs        []Leg
+		equal, want int
+	}{
+		{[]Leg{a, b}, 2, 2}, {[]Leg{a, gone, b}, 2, 1}, {[]Leg{gone, b, a}, 2, 1}, {[]Leg{a, b, gone}, 2, 2}, {[]Leg{gone, b}, 1, 1}, {[]Leg{gone, b}, 0, 0},
+	} {
+		s, ok := p.Fit(NextHopSet{ID: NextHopFirst, VRF: "CORE", Legs: tt.legs, Equal: tt.equal})
+		if !ok || s.Equal != tt.want {
+			t.Errorf("%d of %v share: then %d of %v", tt.equal, tt.legs, s.Equal, s.Legs)
+		}
+	}
+	// A former set whose leg has the id of a new one is not kept: it would make the plan invalid.
+	p.Sets[0].ID = LegNextHopID(a)
+	p.Keep(NextHopSet{ID: NextHopFirst, VRF: "CORE", Legs: []Leg{a, b}, Equal: 2})
+	if len(p.Kept) != 0 || p.Validate() != nil {
+		t.Errorf("kept %+v, %v", p.Kept, p.Validate())
 	}
 }

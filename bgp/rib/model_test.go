@@ -14,14 +14,16 @@ import (
 // model is the Table as one would write it without caring for time: all paths in one map, every choice computed from
 // scratch by literal elimination.
 type model struct {
-	vrfs  map[string][]RT
-	paths map[PathKey]Path
-	reach map[NextHop]Reach
-	dead  map[Source]bool
+	vrfs map[string][]RT
+	// multipath of VRFs.
+	multipath map[string]int
+	paths     map[PathKey]Path
+	reach     map[NextHop]Reach
+	dead      map[Source]bool
 }
 
 func newModel() *model {
-	return &model{vrfs: make(map[string][]RT), paths: make(map[PathKey]Path), reach: make(map[NextHop]Reach), dead: make(map[Source]bool)}
+	return &model{vrfs: make(map[string][]RT), multipath: make(map[string]int), paths: make(map[PathKey]Path), reach: make(map[NextHop]Reach), dead: make(map[Source]bool)}
 }
 
 func (m *model) usable(p Path) bool { return m.reach[p.Hop()] == Reachable && !m.dead[p.Key.Source] }
@@ -55,6 +57,27 @@ func keep[T cmp.Ordered](ps []Path, value func(Path) T) []Path {
 
 // best eliminates until one is left.
 func best(ps []Path) Path {
+	ps = equals(ps)
+	ps = keep(ps, func(p Path) bool01 { return is(p.Stale) })
+	for _, text := range []func(Path) string{
+		func(p Path) string { return string(p.Attrs.RouterID.AsSlice()) },
+		func(p Path) string {
+			return fmt.Sprintf("%03d%s", p.Key.Source.Addr.BitLen(), p.Key.Source.Addr.AsSlice())
+		},
+		func(p Path) string { return string(p.Key.RD[:]) },
+		func(p Path) string { return fmt.Sprint(p.Key.PathID) },
+		func(p Path) string { return p.Key.Source.Name },
+	} {
+		ps = keep(ps, text)
+	}
+	if len(ps) != 1 {
+		panic(fmt.Sprintf("%d paths tie: %+v", len(ps), ps))
+	}
+	return ps[0]
+}
+
+// equals eliminates down to the kind of neighbour: what is left are equally good ways.
+func equals(ps []Path) []Path {
 	ps = keep(ps, func(p Path) int {
 		return map[SourceKind]int{Connected: 0, Static: 1, Peer: 2, Fabric: 2}[p.Key.Source.Kind]
 	})
@@ -83,23 +106,7 @@ func best(ps []Path) Path {
 			left = append(left, p)
 		}
 	}
-	ps = keep(left, func(p Path) bool01 { return is(p.Key.Source.Kind == Fabric) })
-	ps = keep(ps, func(p Path) bool01 { return is(p.Stale) })
-	for _, text := range []func(Path) string{
-		func(p Path) string { return string(p.Attrs.RouterID.AsSlice()) },
-		func(p Path) string {
-			return fmt.Sprintf("%03d%s", p.Key.Source.Addr.BitLen(), p.Key.Source.Addr.AsSlice())
-		},
-		func(p Path) string { return string(p.Key.RD[:]) },
-		func(p Path) string { return fmt.Sprint(p.Key.PathID) },
-		func(p Path) string { return p.Key.Source.Name },
-	} {
-		ps = keep(ps, text)
-	}
-	if len(ps) != 1 {
-		panic(fmt.Sprintf("%d paths tie: %+v", len(ps), ps))
-	}
-	return ps[0]
+	return keep(left, func(p Path) bool01 { return is(p.Key.Source.Kind == Fabric) })
 }
 
 type bool01 int
@@ -135,10 +142,21 @@ func (m *model) choice(k Key) Choice {
 		return c
 	}
 	c.Best = &ps[0]
+	used := []NextHop{ps[0].Hop()}
+	good := equals(ps)
 	for i, p := range ps {
-		if p.Hop() != ps[0].Hop() {
+		if slices.Contains(used, p.Hop()) {
+			continue
+		}
+		isGood := slices.ContainsFunc(good, func(g Path) bool { return g.Key == p.Key })
+		if isGood && len(used) < m.multipath[k.VRF] && p.Key.Source.Kind >= Peer {
+			used = append(used, p.Hop())
+			c.Equal = append(c.Equal, &ps[i])
+		}
+	}
+	for i, p := range ps {
+		if c.RunnerUp == nil && !slices.Contains(used, p.Hop()) {
 			c.RunnerUp = &ps[i]
-			break
 		}
 	}
 	return c
@@ -213,7 +231,7 @@ func genVRFs() *rapid.Generator[[]VRF] {
 		var vs []VRF
 		for _, name := range modelVRFs {
 			if rapid.IntRange(0, 3).Draw(t, "declared") > 0 {
-				vs = append(vs, VRF{Name: name, Import: rapid.SliceOfNDistinct(rapid.SampledFrom(modelRTs), 0, 3, rapid.ID).Draw(t, "import")})
+				vs = append(vs, VRF{Name: name, Import: rapid.SliceOfNDistinct(rapid.SampledFrom(modelRTs), 0, 3, rapid.ID).Draw(t, "import"), Multipath: rapid.IntRange(0, 3).Draw(t, "multipath")})
 			}
 		}
 		return vs
@@ -231,7 +249,7 @@ func genHop() *rapid.Generator[NextHop] {
 
 func sameChoice(a, b Choice) bool {
 	same := func(a, b *Path) bool { return (a == nil) == (b == nil) && (a == nil || equalPaths(a, b)) }
-	return a.Key == b.Key && same(a.Best, b.Best) && same(a.RunnerUp, b.RunnerUp)
+	return a.Key == b.Key && same(a.Best, b.Best) && same(a.RunnerUp, b.RunnerUp) && slices.EqualFunc(a.Equal, b.Equal, same)
 }
 
 // checkIndexes proves that the table's inner lists fit each other and that nothing is left behind.
@@ -310,6 +328,9 @@ func checkTable(t *rapid.T, tab *Table, m *model) {
 				t.Fatalf("%v: candidates\n got %+v\nwant %+v", k, cs, ranked)
 			}
 			for i, c := range tab.Ranking(k) {
+				if shares := slices.ContainsFunc(want.Equal, func(p *Path) bool { return p.Key == c.Path.Key }); c.Equal != shares {
+					t.Fatalf("%v: candidate %d: %+v", k, i, c)
+				}
 				if c.Usable != (i < len(ranked)) || (c.Lost == "") != (i == 0 && c.Usable) {
 					t.Fatalf("%v: candidate %d: %+v", k, i, c)
 				}
@@ -460,8 +481,9 @@ func TestTableAgainstModel(t *testing.T) {
 				vs := genVRFs().Draw(t, "vrfs")
 				tab.SetVRFs(vs)
 				clear(m.vrfs)
+				clear(m.multipath)
 				for _, v := range vs {
-					m.vrfs[v.Name] = v.Import
+					m.vrfs[v.Name], m.multipath[v.Name] = v.Import, v.Multipath
 				}
 			},
 			"next hop": func(t *rapid.T) {

@@ -179,9 +179,13 @@ type Choice struct {
 	Key Key
 	// Best is nil where nothing is usable.
 	Best *Path
-	// RunnerUp is the next best usable path with another next hop, or nil.
+	// Equal are the paths of BGP that tie with Best up to and with MED and share traffic with it, in order of preference and each
+	// with a next hop of its own; none unless the VRF has Multipath.
+	Equal []*Path
+	// RunnerUp is the next best usable path with another next hop than Best and Equal, or nil.
 	RunnerUp *Path
-	Reason   Reason
+	// Reason is why Best comes before the next best path with another next hop, which may be one of Equal.
+	Reason Reason
 }
 
 // VRF is a routing domain of a Table.
@@ -189,4 +193,6 @@ type VRF struct {
 	Name string
 	// Import are the route targets of fabric paths that come in.
 	Import []RT
+	// Multipath is how many paths may share traffic, Best among them; less than 2: one.
+	Multipath int
 }

@@ -14,7 +14,10 @@ type Candidate struct {
 	Path Path
 	// Usable is false where the next hop is unreachable or the source is.
 	Usable bool
-	// Lost says by which step the path lost to the best; "" for the best itself and where there is none.
+	// Equal: it shares traffic with the best.
+	Equal bool
+	// Lost says by which step the path lost to the best; "" for the best itself and where there is none. One that shares traffic has
+	// lost only the first place.
 	Lost Reason
 }
 
@@ -143,6 +146,7 @@ func (t *Table) Ranking(k Key) []Candidate {
 			cs[i].Lost = r.unusable()
 		case i > 0:
 			cs[i].Lost = lostTo(e.best, r.path)
+			cs[i].Equal = e.equal != nil && slices.Contains(*e.equal, r.path)
 		}
 	}
 	return cs
@@ -208,6 +212,9 @@ func (v *vrf) choice(p netip.Prefix) Choice {
 	c := Choice{Key: Key{VRF: v.name, Prefix: p}}
 	if e := v.entries[p]; e != nil {
 		c.Best, c.RunnerUp, c.Reason = e.best, e.runnerUp, e.reason
+		if e.equal != nil {
+			c.Equal = *e.equal
+		}
 	}
 	return c
 }

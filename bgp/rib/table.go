@@ -39,8 +39,10 @@ type Table struct {
 type vrf struct {
 	name    string
 	imports []RT // ascending, no duplicates
-	entries map[netip.Prefix]*entry
-	chosen  int // entries with a best path
+	// multipath is how many paths may share traffic.
+	multipath int
+	entries   map[netip.Prefix]*entry
+	chosen    int // entries with a best path
 	// lengths counts the entries per prefix length: v4 and v6.
 	lengths [2][129]int
 	// sorted caches the keys in order; nil once a key came or went. keys counts those changes.
@@ -54,6 +56,8 @@ type entry struct {
 	best     *Path
 	runnerUp *Path
 	reason   Reason
+	// equal points to the paths that share with best. Few entries have any, so nil takes the least room.
+	equal *[]*Path
 }
 
 // record is the place of a path. The Path it points to is published and never written again.
@@ -104,15 +108,18 @@ func NewTable() *Table {
 	}
 }
 
-// SetVRFs says which VRFs import which route targets from the fabric, and re-imports where that changed. It is the whole
-// list: a VRF left out imports nothing. Paths of a VRF's own sources stay until they are withdrawn.
+// SetVRFs says which VRFs import which route targets from the fabric and how many paths share traffic, and re-imports and re-chooses
+// where that changed. It is the whole list: a VRF left out imports nothing and has one path. Paths of a VRF's own sources stay until they
+// are withdrawn.
 func (t *Table) SetVRFs(vs []VRF) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	defer t.wake()
 
 	want := make(map[string][]RT, len(vs))
+	multipath := make(map[string]int, len(vs))
 	for _, v := range vs {
+		multipath[v.Name] = max(multipath[v.Name], v.Multipath)
 		rts := slices.Concat(want[v.Name], v.Import)
 		slices.SortFunc(rts, compareRT)
 		want[v.Name] = slices.Compact(rts)
@@ -136,6 +143,14 @@ func (t *Table) SetVRFs(vs []VRF) {
 		}
 		for _, rt := range rts {
 			t.byRT[rt] = append(t.byRT[rt], v)
+		}
+	}
+	for name, v := range t.vrfs {
+		if n := max(1, multipath[name]); n != max(1, v.multipath) {
+			v.multipath = n
+			for prefix := range v.entries {
+				t.choose(v, prefix)
+			}
 		}
 	}
 	if len(changed) == 0 {
@@ -513,7 +528,14 @@ func (t *Table) choose(v *vrf, p netip.Prefix) {
 	rank(e.paths)
 	best, runnerUp, why := choose(e.paths)
 	had, has := e.best != nil, best != nil
-	changed := best != e.best || runnerUp != e.runnerUp || why != e.reason
+	changed := best != e.best || why != e.reason
+	if v.multipath > 1 || e.equal != nil {
+		var same bool
+		if runnerUp, same = e.share(v.multipath, runnerUp); !same {
+			changed = true
+		}
+	}
+	changed = changed || runnerUp != e.runnerUp
 	e.best, e.runnerUp, e.reason = best, runnerUp, why
 	switch {
 	case had && !has:

@@ -33,6 +33,9 @@ func show(b Batch) string {
 		if c.Best.Stale {
 			line += " stale"
 		}
+		for _, p := range c.Equal {
+			line += " = " + p.Key.Source.Kind.String() + p.Key.Source.Name
+		}
 		if c.RunnerUp != nil {
 			line += " (" + c.RunnerUp.Key.Source.Kind.String() + c.RunnerUp.Key.Source.Name + ")"
 		}

@@ -64,7 +64,7 @@ func newPeers(t *testing.T) *peers {
 	}
 	x4, y4, x6, y6 := leg("x", "10.1.0.2"), leg("y", "10.2.0.2"), leg("x", "fd00:1::2"), leg("y", "fd00:2::2")
 	for i, legs := range [][]overlay.Leg{{x4, y4}, {x4, y6}, {x6, y6}} {
-		p.sets[i] = overlay.NextHopSet{ID: overlay.NextHopSetID("CORE", legs), VRF: "CORE", Legs: legs}
+		p.sets[i] = overlay.NextHopSet{ID: overlay.NextHopSetID("CORE", legs, 0), VRF: "CORE", Legs: legs}
 	}
 	p.a.must("ip addr add 10.99.0.1/32 dev lo && ip addr add fd99::1/128 dev lo")
 	p.a.start()

@@ -42,12 +42,12 @@ sites:
 
 const thirdPartyRoutes = 2000
 
-// bird starts BIRD in a node that is the gateway's neighbour number i.
-func (n *node) bird(i int) {
+// bird starts BIRD in a node that is the gateway's neighbour number i; worse: its AS path is longer.
+func (n *node) bird(i int, worse bool) {
 	n.t.Helper()
 	prepend := ""
-	if i == 2 {
-		prepend = "bgp_path.prepend(65102); "
+	if worse {
+		prepend = fmt.Sprintf("bgp_path.prepend(6510%d); ", i)
 	}
 	var c strings.Builder
 	fmt.Fprintf(&c, `router id 10.%[1]d.0.2;
@@ -124,14 +124,14 @@ func TestThirdPartyFails(t *testing.T) {
 	for i, n := range []*node{x, y} {
 		gw.sh(fmt.Sprintf("ip link add eth%d type veth peer name eth0 netns /proc/%d/ns/net", i+2, n.pid), fmt.Sprintf("ip link set eth%d up", i+2))
 		n.sh(fmt.Sprintf("ip addr add 10.%d.0.2/24 dev eth0", i+1), "ip link set eth0 up", "ip addr add 10.50.0.1/32 dev lo")
-		n.bird(i + 1)
+		n.bird(i+1, i == 1)
 	}
 	gw.write(thirdParties)
 	gw.startLinks()
 	site := gw.startSite()
 	x4 := overlay.Leg{Gateway: netip.MustParseAddr("10.1.0.2"), Device: "eth2", Session: "CORE/x"}
 	y4 := overlay.Leg{Gateway: netip.MustParseAddr("10.2.0.2"), Device: "eth3", Session: "CORE/y"}
-	set := fmt.Sprintf("nhid %d ", overlay.NextHopSetID("CORE", []overlay.Leg{x4, y4}))
+	set := fmt.Sprintf("nhid %d ", overlay.NextHopSetID("CORE", []overlay.Leg{x4, y4}, 0))
 	gw.await("all routes by the set", func() bool { return gw.routesBy(set) == thirdPartyRoutes })
 
 	ping := gw.start("ping", gw.command("ping", "-n", "-D", "-i", "0.01", "-I", "10.99.0.1", "10.50.0.1"))

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -18,7 +19,7 @@ func (a *app) routeCommand() *cobra.Command {
 var routeColumns = []column[*fabricv1.Route]{
 	{"VRF", (*fabricv1.Route).GetVrf},
 	{"PREFIX", (*fabricv1.Route).GetPrefix},
-	{"NEXT-HOP", (*fabricv1.Route).GetNextHop},
+	{"NEXT-HOP", nextHops},
 	{"DEVICE", (*fabricv1.Route).GetVia},
 	{"SOURCE", (*fabricv1.Route).GetSource},
 	{"FROM", (*fabricv1.Route).GetFrom},
@@ -30,6 +31,14 @@ var routeColumns = []column[*fabricv1.Route]{
 		return r.GetKernel()
 	}},
 	{"CLOUD", (*fabricv1.Route).GetCloud},
+}
+
+// nextHops are those that traffic takes, where that is known, else that of the chosen path.
+func nextHops(r *fabricv1.Route) string {
+	if hops := r.GetNextHops(); len(hops) > 0 {
+		return strings.Join(hops, ",")
+	}
+	return r.GetNextHop()
 }
 
 func (a *app) routeList() *cobra.Command {
@@ -120,6 +129,8 @@ func (a *app) printCandidates(title string, cs []*fabricv1.Candidate) error {
 		mark := " "
 		if c.GetBest() {
 			mark = "*"
+		} else if c.GetEqual() {
+			mark = "="
 		}
 		r := c.GetRoute()
 		from := r.GetSource()

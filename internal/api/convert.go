@@ -95,14 +95,14 @@ func prefixStatus(p site.PrefixStatus) *fabricv1.Prefix {
 func routeStatus(r site.RouteStatus) *fabricv1.Route {
 	return &fabricv1.Route{
 		Vrf: r.VRF, Prefix: text(r.Prefix), NextHop: text(r.NextHop), Via: r.Via, Source: r.Source, From: r.From, AsPath: r.ASPath,
-		Communities: r.Communities, LocalPref: r.LocalPref, Med: r.MED, Vni: r.VNI, Reason: r.Reason, RunnerUp: r.RunnerUp,
+		Communities: r.Communities, LocalPref: r.LocalPref, Med: r.MED, Vni: r.VNI, Reason: r.Reason, RunnerUp: r.RunnerUp, NextHops: r.NextHops,
 		Stale: r.Stale, Kernel: r.Kernel, Cloud: r.Cloud,
 	}
 }
 
 func explanation(e site.Explanation) *fabricv1.ExplainRouteResponse {
 	one := func(c site.Candidate) *fabricv1.Candidate {
-		return &fabricv1.Candidate{Route: routeStatus(c.Route), Best: c.Best, Why: c.Why}
+		return &fabricv1.Candidate{Route: routeStatus(c.Route), Best: c.Best, Equal: c.Equal, Why: c.Why}
 	}
 	return &fabricv1.ExplainRouteResponse{
 		Vrf: e.VRF, Prefix: text(e.Prefix), Matched: text(e.Matched), Candidates: convert(e.Candidates, one),

@@ -147,6 +147,7 @@ func (g *Gateway) setDefaults(f *Fabric) {
 	fill(&g.WireGuard.Keepalive, defaultWGKeepalive)
 	for i := range g.VRFs {
 		v := &g.VRFs[i]
+		fill(&v.Multipath, 1)
 		for j := range v.Prefixes {
 			if p := &v.Prefixes[j]; p.Announce == nil {
 				p.Announce = new(true)

@@ -69,6 +69,9 @@ func TestParseFillsInDefaults(t *testing.T) {
 		t.Errorf("gateway is %+v", g)
 	}
 	vrf, _ := g.VRF("OPS")
+	if vrf.Multipath != 1 {
+		t.Errorf("multipath is %d", vrf.Multipath)
+	}
 	if !vrf.Prefixes[0].Announced() || vrf.Prefixes[1].Announced() || vrf.Prefixes[0].Announce == nil {
 		t.Errorf("prefixes are %+v", vrf.Prefixes)
 	}
@@ -134,6 +137,8 @@ func TestRefused(t *testing.T) {
 		{"number for text", "name: demo", "name: 77", []string{`3:9: fabric.name: must be text, not a number; put it in quotes`}},
 		{"list for text", "name: demo", "name: [a]", []string{`fabric.name: must be text, not a list; write one line of text, in quotes if it has a colon`}},
 		{"text for bool", "allow-default: true", "allow-default: yes", []string{`vrfs\[1\].allow-default: must be true or false, not text`, `VRF does not allow`}},
+		{"multipath out of range", "      - vrf: OPS\n", "      - vrf: OPS\n            multipath: 9\n", []string{`multipath: 9 is out of range; write a number from 1 to 8`}},
+		{"negative multipath", "      - vrf: OPS\n", "      - vrf: OPS\n            multipath: -1\n", []string{`multipath: -1 is out of range`}},
 		{"text for list", "sites: [sz-1, hk-1, gz-1]", "sites: sz-1", []string{`links.communities\[0\].sites: must be a list, not text`, `not linked`}},
 		{"text for mapping", "fabric:\n  name: demo", "fabric: demo", []string{`2:9: fabric: must hold keys, not text`}},
 		{"list for address", "vtep: 10.255.0.1", "vtep: [10.255.0.1]", []string{`vtep: must be an IP address, not a list`}},

@@ -236,6 +236,9 @@ type TLSListen struct {
 type GatewayVRF struct {
 	// VRF names one of the document's VRFs.
 	VRF string `yaml:"vrf" json:"vrf"`
+	// Multipath is how many equal BGP paths with different next hops share the traffic to a prefix (X9), 1 to 8. They
+	// tie up to MED and may lead through different ASes. Default 1.
+	Multipath int `yaml:"multipath,omitempty" json:"multipath,omitempty" jsonschema:"minimum=1,maximum=8"`
 	// Prefixes are originated into the fabric from here.
 	Prefixes []Prefix `yaml:"prefixes,omitempty" json:"prefixes,omitempty"`
 	// Interfaces are devices of this host that belong to the VRF. The daemon owns their addresses (X33).

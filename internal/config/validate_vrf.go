@@ -5,12 +5,16 @@ import (
 	"slices"
 )
 
+// MaxMultipath is how many next hops a VRF's multipath allows.
+const MaxMultipath = 8
+
 // attachment checks what is attached to a VRF at a gateway. Devices maps the gateway's interfaces so far to their path.
 func (v *validator) attachment(a *GatewayVRF, path string, devices map[string]string) {
 	vrf := &VRF{AllowDefault: true} // an unknown VRF is reported once
 	if v.knownVRF(path+".vrf", a.VRF) {
 		vrf, _ = v.doc.VRF(a.VRF)
 	}
+	v.number(path+".multipath", int64(a.Multipath), 1, MaxMultipath)
 	seen := map[netip.Prefix]bool{}
 	for i := range a.Prefixes {
 		p := index(path+".prefixes", i)

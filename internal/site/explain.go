@@ -45,11 +45,13 @@ func (s *Site) Explain(vrf string, p netip.Prefix) (Explanation, error) {
 		r.VRF = vrf
 		why := string(c.Reason)
 		if i > 0 || !cand.Usable {
-			why = "lost by " + string(cand.Lost)
+			if why = "lost by " + string(cand.Lost); cand.Equal {
+				why = "as good: shares traffic with the best"
+			}
 		} else {
 			r = s.routeStatus(in, c)
 		}
-		x.Candidates = append(x.Candidates, Candidate{Route: r, Best: i == 0 && cand.Usable, Why: why})
+		x.Candidates = append(x.Candidates, Candidate{Route: r, Best: i == 0 && cand.Usable, Equal: cand.Equal, Why: why})
 	}
 	x.Lines = append(x.Lines, s.story(in, c, len(x.Candidates))...)
 	return x, nil
@@ -59,6 +61,13 @@ func (s *Site) Explain(vrf string, p netip.Prefix) (Explanation, error) {
 func (s *Site) story(in *intent, c rib.Choice, candidates int) []string {
 	src := c.Best.Key.Source
 	lines := []string{fmt.Sprintf("Chosen among %d: the %s path of %s (%s).", candidates, src.Kind, fromName(in, c.Best), c.Reason)}
+	if len(c.Equal) > 0 {
+		var with []string
+		for _, p := range c.Equal {
+			with = append(with, fromName(in, p))
+		}
+		lines = append(lines, "As good, and sharing traffic with it (multipath): "+strings.Join(with, ", ")+".")
+	}
 	switch kernel := s.fib.state(in, c); kernel {
 	case "ok":
 		lines = append(lines, "The kernel's table holds it.")

@@ -1,10 +1,12 @@
 package site
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -83,6 +85,21 @@ func (f *fakeLinks) Apply(ctx context.Context, p overlay.Plan) (links.Result, er
 			if !s.Stay {
 				delete(f.held, s.ID)
 				delete(f.onLeg, s.ID)
+			}
+			if s.Equal > 0 {
+				st := links.SetState{ID: s.ID, VRF: s.VRF, Ready: true}
+				var ids, words []string
+				legs := slices.Clone(s.Legs[:s.Equal])
+				slices.SortFunc(legs, func(a, b overlay.Leg) int { return cmp.Compare(overlay.LegNextHopID(a), overlay.LegNextHopID(b)) })
+				for i, l := range legs {
+					id := overlay.LegNextHopID(l)
+					want[id] = kernel.NextHop{Device: l.Device, Gateway: l.Gateway, OnLink: true, Protocol: kernel.ProtocolLinks}
+					ids, words, st.InUse = append(ids, fmt.Sprint(id)), append(words, l.String()), append(st.InUse, i)
+				}
+				want[s.ID] = kernel.NextHop{Group: strings.Join(ids, ","), Protocol: kernel.ProtocolLinks}
+				st.Current = strings.Join(words, " and ")
+				sets = append(sets, st)
+				continue
 			}
 			l := s.Legs[min(f.onLeg[s.ID], len(s.Legs)-1)]
 			want[s.ID] = kernel.NextHop{Device: l.Device, Gateway: l.Gateway, OnLink: true, Protocol: kernel.ProtocolLinks}

@@ -132,7 +132,7 @@ func (f *fib) place(in *intent, c rib.Choice, d *delta) (set *nextHopSet) {
 	key, r, ok, err := m.Route(c, f.site.rib.Lookup)
 	delete(f.recursive, c.Key)
 	delete(f.failed, c.Key)
-	if c.Best != nil && c.Best.Interface == "" && c.Best.Key.Source.Kind != rib.Fabric && !attached(m, c.Best.Attrs.NextHop) {
+	if c.Best != nil && (resolved(m, c.Best) || slices.ContainsFunc(c.Equal, func(p *rib.Path) bool { return resolved(m, p) })) {
 		f.recursive[c.Key] = true
 	}
 	if err != nil {
@@ -157,6 +157,11 @@ func (f *fib) place(in *intent, c rib.Choice, d *delta) (set *nextHopSet) {
 		d.gone = append(d.gone, key)
 	}
 	return set
+}
+
+// resolved says whether the next hop of a path is found through other routes.
+func resolved(m *vrf.Member, p *rib.Path) bool {
+	return p.Interface == "" && p.Key.Source.Kind != rib.Fabric && !attached(m, p.Attrs.NextHop)
 }
 
 // attached says whether a next hop is on a network of the VRF's own interfaces, or there is none to look for.

@@ -61,7 +61,7 @@ func compile(doc *config.Document, gateway string, f kernel.Features) (*intent, 
 		in.local = append(in.local, in.host.VRFs[i].Paths(gw)...)
 	}
 	for _, im := range in.bgp.Imports {
-		in.vrfs = append(in.vrfs, rib.VRF{Name: im.VRF, Import: im.RTs})
+		in.vrfs = append(in.vrfs, rib.VRF{Name: im.VRF, Import: im.RTs, Multipath: im.Multipath})
 	}
 	for _, srv := range in.servers() {
 		for i := range srv.Peers {

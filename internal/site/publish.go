@@ -273,7 +273,7 @@ func (s *Site) routeStatus(in *intent, c rib.Choice) RouteStatus {
 	if c.RunnerUp != nil {
 		r.RunnerUp = fromName(in, c.RunnerUp)
 	}
-	r.Kernel = s.fib.state(in, c)
+	r.Kernel, r.NextHops = s.fib.state(in, c), s.fib.nextHops(c.Key)
 	r.Cloud = s.cloud.State(c.Key)
 	return r
 }

@@ -15,8 +15,8 @@ import (
 	"fabric/vrf"
 )
 
-// Next-hop sets: choices that rank the same two next hops in the same order share one next-hop object, which fabric-links moves to
-// the second when the first dies.
+// Next-hop sets: choices that rank the same next hops in the same order share one next-hop object, which fabric-links moves to
+// the next when the first dies. The first may be several that share traffic; fabric-links then takes out the one that dies.
 //
 //	choice wants a set ──► plan ──► fabric-links has it ──► routes refer to it
 //	                 └──► until then, and without it, the route is written the plain way
@@ -31,7 +31,7 @@ const (
 // setKey tells sets apart.
 type setKey struct {
 	vrf  string
-	legs vrf.Pair
+	legs vrf.Ranked
 }
 
 // nextHopSet is one set that choices want, or wanted. It is the fib's, under its mu.
@@ -46,8 +46,9 @@ type nextHopSet struct {
 	planned, there bool
 	// using: the routes of its users refer to it.
 	using bool
-	// current is the leg that it was on when fabric-links last told.
+	// current are the legs that it was on when fabric-links last told, and inUse their places.
 	current string
+	inUse   []int
 }
 
 // ready says whether routes may refer to the set.
@@ -60,6 +61,8 @@ func (s *nextHopSet) stay() bool { return s.users == 0 || s.stale > 0 }
 type sets struct {
 	byKey map[setKey]*nextHopSet
 	byID  map[uint32]*nextHopSet
+	// ids are those of their objects.
+	ids overlay.IDs
 	// dirty: the plan that fabric-links has is no longer what sets want.
 	dirty bool
 	// completeSince is when all neighbours had said all they know. Whole: since then every route of ours was seen to be as wanted, so
@@ -73,7 +76,7 @@ type sets struct {
 }
 
 func newSets() sets {
-	return sets{byKey: map[setKey]*nextHopSet{}, byID: map[uint32]*nextHopSet{}, grace: setsGrace}
+	return sets{byKey: map[setKey]*nextHopSet{}, byID: map[uint32]*nextHopSet{}, ids: overlay.IDs{}, grace: setsGrace}
 }
 
 // setFor finds or makes the set that a choice wants, and the route that refers to it; nil for none.
@@ -85,12 +88,11 @@ func (f *fib) setFor(in *intent, m *vrf.Member, c rib.Choice, plain kernel.Route
 	key := setKey{m.Name, legs}
 	s := f.sets.byKey[key]
 	if s == nil {
-		s = &nextHopSet{key: key, id: overlay.NextHopSetID(m.Name, legs[:])}
-		taken := f.sets.byID[s.id] != nil || slices.ContainsFunc(in.plan.NextHops, func(n overlay.NextHop) bool { return n.ID == s.id })
-		if taken || len(f.sets.byKey) >= overlay.MaxSets {
+		s = &nextHopSet{key: key, id: overlay.NextHopSetID(m.Name, legs.Legs(), legs.Equal)}
+		if len(f.sets.byKey) >= overlay.MaxSets || !f.free(in, s) {
 			if !f.sets.refused {
 				f.sets.refused = true
-				f.site.log.Warn("some routes have no next-hop set: they are moved one by one when their next hop dies", "sets", len(f.sets.byKey), "most", overlay.MaxSets, "next-hops", legs)
+				f.site.log.Warn("some routes have no next-hop set: they are moved one by one when their next hop dies", "sets", len(f.sets.byKey), "most", overlay.MaxSets, "next-hops", legs.Legs())
 			}
 			return nil, r
 		}
@@ -101,6 +103,23 @@ func (f *fib) setFor(in *intent, m *vrf.Member, c rib.Choice, plain kernel.Route
 	return s, r
 }
 
+// free says whether the ids of a new set's objects stand for nothing else.
+func (f *fib) free(in *intent, s *nextHopSet) bool {
+	want := s.asPlanned()
+	ids := want.IDs()
+	for _, n := range in.plan.NextHops {
+		if slices.Contains(ids, n.ID) {
+			return false
+		}
+	}
+	return f.sets.ids.Add(want)
+}
+
+// asPlanned is the set as the plan has it.
+func (s *nextHopSet) asPlanned() overlay.NextHopSet {
+	return overlay.NextHopSet{ID: s.id, VRF: s.key.vrf, Legs: s.key.legs.Legs(), Equal: s.key.legs.Equal, Stay: s.stay()}
+}
+
 // count adds n users to the set of a choice.
 func (f *fib) count(p placed, n int) {
 	s := p.set
@@ -109,7 +128,7 @@ func (f *fib) count(p placed, n int) {
 	}
 	stay := s.stay()
 	s.users += n
-	if p.Best.Stale {
+	if p.Best.Stale || slices.ContainsFunc(p.Equal, func(e *rib.Path) bool { return e.Stale }) {
 		s.stale += n
 	}
 	if s.users == 0 {
@@ -142,7 +161,7 @@ func (f *fib) planWithSets() overlay.Plan {
 	p.Sets = nil
 	for _, s := range f.sets.byKey {
 		// A set of the intent before may name what this one has no more.
-		if x, ok := p.Fit(overlay.NextHopSet{ID: s.id, VRF: s.key.vrf, Legs: s.key.legs[:], Stay: s.stay()}); ok {
+		if x, ok := p.Fit(s.asPlanned()); ok {
 			p.Sets = append(p.Sets, x)
 		}
 	}
@@ -176,7 +195,7 @@ func (f *fib) setsTold(states []links.SetState) (held bool) {
 		if s == nil {
 			continue
 		}
-		s.there, s.current = st.Ready, st.Current
+		s.there, s.current, s.inUse = st.Ready, st.Current, st.InUse
 		held = held || st.Held && s.planned && !s.stay()
 	}
 	changed := map[*nextHopSet]bool{}
@@ -215,16 +234,22 @@ func (f *fib) forgetSets(now time.Time) {
 	seen := func(since time.Time) bool {
 		return f.complete && sum.InSync && now.Sub(since) >= f.sets.grace && sum.LastObserve.Sub(since) >= f.sets.grace/2
 	}
-	waiting := false
+	waiting, forgotten := false, false
 	for key, s := range f.sets.byKey {
 		switch {
 		case s.users > 0:
 		case seen(s.unused):
 			delete(f.sets.byKey, key)
 			delete(f.sets.byID, s.id)
-			f.sets.dirty = true
+			f.sets.dirty, forgotten = true, true
 		default:
 			waiting = true
+		}
+	}
+	if forgotten {
+		f.sets.ids = overlay.IDs{}
+		for _, s := range f.sets.byKey {
+			f.sets.ids.Add(s.asPlanned())
 		}
 	}
 	if f.complete && !f.sets.whole {
@@ -249,9 +274,35 @@ func (f *fib) setStory(k rib.Key) string {
 	if !s.using {
 		return "It will go by a next-hop set as soon as fabric-links has one."
 	}
-	var legs []string
-	for _, l := range s.key.legs {
-		legs = append(legs, l.String())
+	legs, equal := s.key.legs.Legs(), s.key.legs.Equal
+	var words []string
+	for _, l := range legs {
+		words = append(words, l.String())
 	}
-	return fmt.Sprintf("It goes by next-hop set %d (%s), which is now %s.", s.id, strings.Join(legs, ", then "), s.current)
+	if equal > 0 {
+		words = slices.Insert(words[equal:], 0, strings.Join(words[:equal], " and "))
+	}
+	return fmt.Sprintf("It goes by next-hop set %d (%s), which is now %s.", s.id, strings.Join(words, ", then "), s.current)
+}
+
+// nextHops are the next hops that traffic of a choice takes where a next-hop set decides; none where the route has one of its own.
+func (f *fib) nextHops(k rib.Key) (hops []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.choices[k].set
+	if s == nil || !s.using {
+		return nil
+	}
+	for _, i := range s.inUse {
+		legs := s.key.legs.Legs()
+		if i < 0 || i >= len(legs) {
+			continue // a fabric-links that took another set for this one
+		}
+		hop := legs[i].Gateway
+		if legs[i].VTEP.IsValid() {
+			hop = legs[i].VTEP
+		}
+		hops = append(hops, hop.String())
+	}
+	return hops
 }

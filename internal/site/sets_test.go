@@ -20,7 +20,7 @@ var (
 	legCE  = overlay.Leg{Gateway: netip.MustParseAddr("10.1.0.2"), Device: "eth1", Session: "CORE/ce"}
 	legFar = overlay.Leg{Gateway: overlay.VTEPGateway(far.Addr), Device: overlay.VXLANDevice(1000), VTEP: far.Addr}
 	// ceThenFar is the set of those, and the route that refers to it.
-	ceThenFar      = overlay.NextHopSetID("CORE", []overlay.Leg{legCE, legFar})
+	ceThenFar      = overlay.NextHopSetID("CORE", []overlay.Leg{legCE, legFar}, 0)
 	ceThenFarRoute = fmt.Sprintf("nhid %d", ceThenFar)
 )
 
@@ -183,7 +183,7 @@ func TestSetsOverRestart(t *testing.T) {
 
 	g := newSetGateOf(newGateOn(t, bfdDocument, first.kernel, dir))
 	// fabric-links has gone on, with a set more: a route may refer to it that the checkpoint was too old for.
-	other := overlay.NextHopSet{ID: overlay.NextHopSetID("CORE", []overlay.Leg{legFar, legCE}), VRF: "CORE", Legs: []overlay.Leg{legFar, legCE}}
+	other := overlay.NextHopSet{ID: overlay.NextHopSetID("CORE", []overlay.Leg{legFar, legCE}, 0), VRF: "CORE", Legs: []overlay.Leg{legFar, legCE}}
 	first.fake.mu.Lock()
 	g.fake.plan, g.fake.state = first.fake.plan, first.fake.state
 	first.fake.mu.Unlock()
@@ -212,7 +212,7 @@ func TestSetsAreBounded(t *testing.T) {
 	g.wantHealthy()
 	g.fib.mu.Lock()
 	for i := range overlay.MaxSets {
-		key := setKey{vrf: fmt.Sprint(i), legs: vrf.Pair{legCE, legFar}}
+		key := setKey{vrf: fmt.Sprint(i), legs: vrf.Rank(0, legCE, legFar)}
 		g.fib.sets.byKey[key] = &nextHopSet{key: key, id: uint32(i), users: 1}
 	}
 	g.fib.mu.Unlock()
@@ -221,4 +221,65 @@ func TestSetsAreBounded(t *testing.T) {
 	if !strings.Contains(g.log.String(), "some routes have no next-hop set") {
 		t.Error("it is not said")
 	}
+}
+
+// Two neighbours that tell a prefix equally well share a group; a third way is behind it.
+func TestMultipath(t *testing.T) {
+	t.Parallel()
+	doc := strings.Replace(bfdDocument, "- vrf: CORE\n", "- vrf: CORE\n            multipath: 2\n", 1)
+	dir := t.TempDir()
+	g := newSetGateOf(newGateOn(t, doc, newKernel(t, doc, withoutVRF), dir)).start().waitReady()
+	g.wantHealthy()
+	// Another neighbour on the same network, of another AS.
+	second := func(p string) rib.Path {
+		path := fromCE(p, "10.1.0.3")
+		path.Key.Source.Name, path.Key.Source.Addr = "ce2", path.Attrs.NextHop
+		path.Attrs.ASPath = []rib.ASSegment{{ASNs: []uint32{65200}}}
+		return path
+	}
+	legSecond := overlay.Leg{Gateway: netip.MustParseAddr("10.1.0.3"), Device: "eth1"}
+	legs := []overlay.Leg{legCE, legSecond, legFar}
+	shared := overlay.NextHopSetID("CORE", legs, 2)
+	sharedRoute := fmt.Sprintf("nhid %d", shared)
+	prefix := netip.MustParsePrefix("10.3.0.0/16")
+	g.rib.Update(fromFar("10.3.0.0/16"), fromCE("10.3.0.0/16", "10.1.0.2"), second("10.3.0.0/16"))
+	g.wantRoutes(static, "10.3.0.0/16 "+sharedRoute)
+	g.wantSet(shared, "use")
+	x, err := g.Explain("CORE", prefix)
+	if err != nil || len(x.Candidates) != 3 || !x.Candidates[0].Best || !x.Candidates[1].Equal || x.Candidates[2].Equal ||
+		!slices.Equal(x.Candidates[0].Route.NextHops, []string{"10.1.0.2", "10.1.0.3"}) {
+		t.Errorf("explained as %+v, %v", x, err)
+	}
+	if story := strings.Join(x.Lines, "\n"); !strings.Contains(story, "sharing traffic with it (multipath): ce2.") ||
+		!strings.Contains(story, "via 10.1.0.2 dev eth1 and via 10.1.0.3 dev eth1, then via fe80::") {
+		t.Errorf("the story is %s", story)
+	}
+
+	// Which of the two is the best is no reason to write the route: a restart makes first one stale, then the other.
+	before := len(g.kernel.Applied())
+	for _, src := range []rib.Source{ce, second("10.3.0.0/16").Key.Source} {
+		g.rib.MarkStale(src)
+		g.wantSet(shared, "stay")
+		g.rib.Update(fromCE("10.3.0.0/16", "10.1.0.2"), second("10.3.0.0/16"))
+		g.wantSet(shared, "use")
+	}
+	for _, step := range g.kernel.Applied()[before:] {
+		if strings.Contains(step, "10.3.") {
+			t.Errorf("while neighbours restarted: %s", step)
+		}
+	}
+
+	// fabric-links has lost it: the best path alone. It has it again, and one neighbour withdraws.
+	ready := func(is bool) {
+		g.fake.change(func() {
+			g.fake.state.Sets = slices.Clone(g.fake.state.Sets)
+			g.fake.state.Sets[0].Ready = is
+		})
+	}
+	ready(false)
+	g.wantRoutes(static, "10.3.0.0/16 via 10.1.0.2")
+	ready(true)
+	g.wantRoutes(static, "10.3.0.0/16 "+sharedRoute)
+	g.rib.Withdraw(second("10.3.0.0/16").Key)
+	g.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute)
 }

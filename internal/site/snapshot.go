@@ -120,7 +120,10 @@ type RouteStatus struct {
 	VNI          uint32
 	Reason       string
 	RunnerUp     string
-	Stale        bool
+	// NextHops are those that traffic takes where a next-hop set decides: several that share it, or a spare one that has taken over. VTEPs
+	// of other gateways are among them.
+	NextHops []string
+	Stale    bool
 	// Kernel says whether the kernel's table holds it: "ok", "pending" or an error.
 	Kernel string
 	// Cloud says the same of the VPC tables, "" where none.
@@ -144,6 +147,8 @@ type Explanation struct {
 type Candidate struct {
 	Route RouteStatus
 	Best  bool
+	// Equal: it shares traffic with the best.
+	Equal bool
 	// Why it lost or was refused; for the best, why it won.
 	Why string
 }

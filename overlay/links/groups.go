@@ -98,14 +98,19 @@ func (w *way) grouped(devices []string) bool {
 
 // groupOf is the group of these devices.
 func (w *way) groupOf(devices []string) kernel.NextHop {
-	var ids []int
+	var ids []uint32
 	for _, d := range devices {
-		ids = append(ids, int(w.members[d]))
+		ids = append(ids, w.members[d])
 	}
+	return nextHopGroup(ids)
+}
+
+// nextHopGroup is the group of these next hops.
+func nextHopGroup(ids []uint32) kernel.NextHop {
 	slices.Sort(ids)
 	var text []string
 	for _, id := range ids {
-		text = append(text, strconv.Itoa(id))
+		text = append(text, strconv.FormatUint(uint64(id), 10))
 	}
 	return kernel.NextHop{Group: strings.Join(text, ","), Protocol: kernel.ProtocolLinks}
 }
@@ -246,7 +251,7 @@ func (r *repair) anyGroup(have map[kernel.RouteKey]kernel.Route) bool {
 	return slices.ContainsFunc(r.ways, func(w *way) bool { return len(w.shared) > 0 || have[w.key].NextHopID != 0 })
 }
 
-// groups adds the next hops of tunnels of equal rank, and what spreads flows over them: with the kernel's default all packets from
+// groups adds the next hops of tunnels of equal rank, and what spreads flows over them and over the legs of sets: with the kernel's default all packets from
 // one VTEP to another, which are those of all VRFs, would take one way.
 func (d *desired) groups(p overlay.Plan) {
 	shared, leads := p.Shared(), map[string]bool{}
@@ -263,7 +268,8 @@ func (d *desired) groups(p overlay.Plan) {
 			}
 		}
 	}
-	if len(d.members) > 0 {
+	sharing := slices.ContainsFunc(p.AllSets(), func(s overlay.NextHopSet) bool { return s.Equal > 0 })
+	if len(d.members) > 0 || sharing {
 		d.sysctls["net.ipv4.fib_multipath_hash_policy"] = "1"
 		d.sysctls["net.ipv6.fib_multipath_hash_policy"] = "1"
 	}

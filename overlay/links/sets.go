@@ -24,17 +24,24 @@ import (
 //	leg dies ──────────────────────► best leg that is alive
 //	better leg comes back ─────────► nothing, "held"
 //	plan without Stay, leg alive ──► vouched for ── hold time over ──► back to it
+//
+// Where the first legs share traffic the object is a group of next hops, whose members are the pass's to make. A leg of those that dies is
+// taken out of the group, and comes back into it, by the same rules: each time one replacement of the group.
 type nextHopSet struct {
 	overlay.NextHopSet
 	legs []setLeg
-	// current is the leg that the object is on as it stands, none (-1) if it is there but on no leg of ours, or not there. known
-	// says that it was ever read.
-	current      int
+	// current are the places of the legs that the object is over as it stands, ascending; none if it is there but over no leg of ours, or
+	// not there. object is how it stands. known says that it was ever read.
+	current      []int
+	object       kernel.NextHop
 	there, known bool
 }
 
 // none is no leg.
 const none = -1
+
+// first is how many legs are of the first rank.
+func (s *nextHopSet) first() int { return max(1, s.Equal) }
 
 // setLeg is a leg as far as the choice depends on it.
 type setLeg struct {
@@ -45,6 +52,9 @@ type setLeg struct {
 	vtep *way
 	// vouched: fabric-site wants the leg used since it last came alive.
 	vouched bool
+	// id is that of the next-hop object that stands for the leg in a group, made says that it is there.
+	id   uint32
+	made bool
 }
 
 // watch is a third-party peer's session as far as sets depend on it.
@@ -93,39 +103,76 @@ func (l *setLeg) pulse(now time.Time) pulse {
 	return dead
 }
 
-// choose is the leg that the object shall be on. It leaves a leg only when that is dead, and returns to a better one only if
-// fabric-site has vouched for it. without are legs that could not be used.
-func (s *nextHopSet) choose(now time.Time, without map[int]bool) int {
-	if c := s.current; c != none && !without[c] && s.legs[c].pulse(now) != dead {
-		for i := range s.legs[:c] {
-			if !s.Stay && !without[i] && s.legs[i].vouched && s.legs[i].pulse(now) == alive {
-				return i
+// choose is the legs that the object shall be over: some of the first rank, or one behind. It leaves a leg only when that is dead, and
+// returns to one only if fabric-site has vouched for it. without are legs that could not be used.
+func (s *nextHopSet) choose(now time.Time, without map[int]bool) []int {
+	usable := func(i int) bool { return !without[i] && (s.Equal == 0 || s.legs[i].made) }
+	returns := func(i int) bool { return usable(i) && !s.Stay && s.legs[i].vouched && s.legs[i].pulse(now) == alive }
+	var stays, lost []int
+	for _, i := range s.current {
+		switch {
+		case !usable(i):
+		case s.legs[i].pulse(now) == dead:
+			lost = append(lost, i)
+		default:
+			stays = append(stays, i)
+		}
+	}
+	if len(stays) > 0 {
+		var top []int
+		for i := range s.first() {
+			if slices.Contains(stays, i) || returns(i) {
+				top = append(top, i)
 			}
 		}
-		return c
+		if len(top) > 0 {
+			return top
+		}
+		for i := s.first(); i < stays[0]; i++ {
+			if returns(i) {
+				return []int{i}
+			}
+		}
+		return stays[:1]
 	}
-	best, least := s.current, dead
-	if best == none || without[best] {
-		best = none
-	}
+	best, pulses := none, make([]pulse, len(s.legs))
 	for i := range s.legs {
-		p := s.legs[i].pulse(now)
-		if p == recovering && s.current == none && s.legs[i].vouched {
-			p = alive // nothing is there yet that could flap
+		pulses[i] = s.legs[i].pulse(now)
+		if pulses[i] == recovering && len(s.current) == 0 && s.legs[i].vouched {
+			pulses[i] = alive // nothing is there yet that could flap
 		}
-		if !without[i] && (p < least || best == none) {
-			best, least = i, p
+		if usable(i) && (best == none || pulses[i] < pulses[best]) {
+			best = i
 		}
 	}
-	return best
+	switch {
+	case best == none:
+		return nil
+	case pulses[best] == dead && len(lost) > 0:
+		return lost
+	case best >= s.first():
+		return []int{best}
+	}
+	var top []int
+	for i := range s.first() {
+		if usable(i) && pulses[i] == pulses[best] {
+			top = append(top, i)
+		}
+	}
+	return top
 }
 
 // held says that a better leg is alive, which waits for fabric-site's word.
 func (s *nextHopSet) held(now time.Time) bool {
-	if !s.there || s.current == none {
+	if !s.there || len(s.current) == 0 {
 		return false
 	}
-	return slices.ContainsFunc(s.legs[:s.current], func(l setLeg) bool { return !l.vouched && l.pulse(now) == alive })
+	for i := range max(s.first(), s.current[0]) {
+		if l := &s.legs[i]; !slices.Contains(s.current, i) && !l.vouched && l.pulse(now) == alive {
+			return true
+		}
+	}
+	return false
 }
 
 // died takes back what was said for legs that are dead now.
@@ -173,14 +220,15 @@ func (r *repair) moveSets(now time.Time) {
 	for range overlay.MaxLegs {
 		var ops []reconcile.Op[uint32, kernel.NextHop]
 		var moved []*nextHopSet
-		var to []int
+		var to [][]int
 		for _, s := range todo {
 			if !s.known || !s.there {
 				continue
 			}
-			if i := s.choose(now, without[s]); i != none && i != s.current {
-				ops = append(ops, s.op(i))
-				moved, to = append(moved, s), append(to, i)
+			legs := s.choose(now, without[s])
+			if op := s.op(legs); op != nil {
+				ops = append(ops, *op)
+				moved, to = append(moved, s), append(to, legs)
 			}
 		}
 		if len(ops) == 0 {
@@ -189,30 +237,67 @@ func (r *repair) moveSets(now time.Time) {
 		r.generation++
 		todo = nil
 		for i, err := range r.nextHops.Apply(ctx, ops) {
+			s := moved[i]
 			if err == nil {
-				moved[i].current = to[i]
+				s.wrote(to[i], ops[i].New)
 				r.moved++
 				continue
 			}
-			if without[moved[i]] == nil {
-				without[moved[i]] = map[int]bool{}
+			if without[s] == nil {
+				without[s] = map[int]bool{}
 			}
-			without[moved[i]][to[i]] = true
-			todo = append(todo, moved[i])
+			without[s][s.suspect(to[i])] = true
+			todo = append(todo, s)
 		}
 	}
 }
 
-// op puts the object on a leg.
-func (s *nextHopSet) op(leg int) reconcile.Op[uint32, kernel.NextHop] {
-	op := reconcile.Op[uint32, kernel.NextHop]{Kind: reconcile.Create, Key: s.ID, New: s.legs[leg].hop}
-	if s.there {
-		op.Kind = reconcile.Replace
-		if s.current != none {
-			op.Old = s.legs[s.current].hop
+// op puts the object on these legs; nil if it is on them, or there are none.
+func (s *nextHopSet) op(legs []int) *reconcile.Op[uint32, kernel.NextHop] {
+	if len(legs) == 0 {
+		return nil
+	}
+	want := s.legs[legs[0]].hop
+	if s.Equal > 0 {
+		var ids []uint32
+		for _, i := range legs {
+			ids = append(ids, s.legs[i].id)
+		}
+		want = nextHopGroup(ids)
+	}
+	switch {
+	case !s.there:
+		return &reconcile.Op[uint32, kernel.NextHop]{Kind: reconcile.Create, Key: s.ID, New: want}
+	case kernel.EqualNextHop(s.ID, want, s.object):
+		return nil
+	}
+	return &reconcile.Op[uint32, kernel.NextHop]{Kind: reconcile.Replace, Key: s.ID, Old: s.object, New: want}
+}
+
+// over are the legs that an object is over.
+func (s *nextHopSet) over(h kernel.NextHop) (legs []int) {
+	ids := strings.Split(h.Group, ",")
+	for i, l := range s.legs {
+		if s.Equal > 0 && slices.Contains(ids, strconv.FormatUint(uint64(l.id), 10)) || s.Equal == 0 && kernel.EqualNextHop(s.ID, l.hop, h) {
+			legs = append(legs, i)
 		}
 	}
-	return op
+	return legs
+}
+
+// wrote notes that the object was put on legs.
+func (s *nextHopSet) wrote(legs []int, h kernel.NextHop) {
+	s.current, s.object, s.there = legs, h, true
+}
+
+// suspect is the leg to do without when the object could not be put on these: a new one, or else the first.
+func (s *nextHopSet) suspect(legs []int) int {
+	for _, i := range legs {
+		if !slices.Contains(s.current, i) {
+			return i
+		}
+	}
+	return legs[0]
 }
 
 // expectSets makes the repair table know the plan's sets and the sessions that watch their legs.
@@ -257,24 +342,29 @@ func (r *repair) expectSets(plan overlay.Plan, withBFD bool, now time.Time) {
 
 // newSet is a set of a plan with what is known of it from before; old is nil where there was none.
 func newSet(want overlay.NextHopSet, old *nextHopSet) *nextHopSet {
-	s := &nextHopSet{NextHopSet: want, current: none}
+	s := &nextHopSet{NextHopSet: want}
 	for _, l := range want.Legs {
-		s.legs = append(s.legs, setLeg{hop: kernel.NextHop{Device: l.Device, Gateway: l.Gateway, OnLink: true, Protocol: kernel.ProtocolLinks}})
+		leg := setLeg{hop: legHop(l)}
+		if want.Equal > 0 {
+			leg.id = overlay.LegNextHopID(l)
+		}
+		s.legs = append(s.legs, leg)
 	}
 	if old == nil {
 		return s
 	}
-	s.there, s.known = old.there, old.known
+	s.object, s.there, s.known = old.object, old.there, old.known
 	for i, l := range old.legs {
 		j := slices.IndexFunc(s.legs, func(n setLeg) bool { return n.hop == l.hop })
 		if j == none {
 			continue
 		}
-		s.legs[j].vouched = l.vouched
-		if i == old.current {
-			s.current = j
+		s.legs[j].vouched, s.legs[j].made = l.vouched, l.made
+		if slices.Contains(old.current, i) {
+			s.current = append(s.current, j)
 		}
 	}
+	slices.Sort(s.current)
 	return s
 }
 
@@ -308,9 +398,15 @@ func (r *repair) settleSets(ctx context.Context, generation uint64, have map[uin
 	}
 	now := r.now()
 	for _, s := range r.sets {
-		h, there := have[s.ID]
-		s.there, s.known = there, true
-		s.current = slices.IndexFunc(s.legs, func(l setLeg) bool { return there && kernel.EqualNextHop(s.ID, l.hop, h) })
+		s.object, s.there = have[s.ID]
+		s.known, s.current = true, nil
+		if s.there {
+			s.current = s.over(s.object)
+		}
+		for i := range s.legs {
+			member, made := have[s.legs[i].id]
+			s.legs[i].made = made && kernel.EqualNextHop(s.legs[i].id, s.legs[i].hop, member)
+		}
 	}
 	r.died(now)
 	out = map[uint32]setOutcome{}
@@ -319,11 +415,12 @@ func (r *repair) settleSets(ctx context.Context, generation uint64, have map[uin
 	for len(todo) > 0 {
 		var ops []reconcile.Op[uint32, kernel.NextHop]
 		var moved []*nextHopSet
-		var to []int
+		var to [][]int
 		for _, s := range todo {
-			if i := s.choose(now, without[s]); i != none && (i != s.current || !s.there) {
-				ops = append(ops, s.op(i))
-				moved, to = append(moved, s), append(to, i)
+			legs := s.choose(now, without[s])
+			if op := s.op(legs); op != nil {
+				ops = append(ops, *op)
+				moved, to = append(moved, s), append(to, legs)
 			}
 		}
 		todo = nil
@@ -339,12 +436,12 @@ func (r *repair) settleSets(ctx context.Context, generation uint64, have map[uin
 			var foreign *reconcile.ForeignError
 			switch {
 			case err == nil:
-				s.current, s.there = to[i], true
+				s.wrote(to[i], ops[i].New)
 			case !errors.As(err, &foreign):
 				if without[s] == nil {
 					without[s] = map[int]bool{}
 				}
-				without[s][to[i]] = true
+				without[s][s.suspect(to[i])] = true
 				todo = append(todo, s)
 			}
 		}
@@ -368,6 +465,9 @@ func setName(s overlay.NextHopSet) string {
 	for i, l := range s.Legs {
 		legs[i] = l.String()
 	}
+	if s.Equal > 0 {
+		legs = slices.Insert(legs[s.Equal:], 0, strings.Join(legs[:s.Equal], " and "))
+	}
 	return strconv.FormatUint(uint64(s.ID), 10) + " in VRF " + s.VRF + ": " + strings.Join(legs, ", then ")
 }
 
@@ -377,6 +477,7 @@ func (e *Engine) syncSets(p *pass, plan overlay.Plan) []SetState {
 	if len(sets) == 0 {
 		return nil
 	}
+	e.legHops(p, sets)
 	const tries = 5
 	var results map[uint32]setOutcome
 	var err error
@@ -417,11 +518,39 @@ func (e *Engine) syncSets(p *pass, plan overlay.Plan) []SetState {
 	return e.repair.setStates(p)
 }
 
+// legHops makes the next hops that stand for the legs of sets in groups. Nothing is removed here: a group may have it yet.
+func (e *Engine) legHops(p *pass, sets []overlay.NextHopSet) {
+	want := map[uint32]kernel.NextHop{}
+	for _, s := range sets {
+		for _, l := range s.Legs {
+			if s.Equal > 0 {
+				want[overlay.LegNextHopID(l)] = legHop(l)
+			}
+		}
+	}
+	if len(want) == 0 {
+		return
+	}
+	_, _ = converge(p, kind[uint32, kernel.NextHop]{
+		name: kindNextHop, edge: e.cfg.Host.NextHops(kernel.ProtocolLinks),
+		label: func(id uint32) string {
+			return strconv.FormatUint(uint64(id), 10) + " via " + want[id].Gateway.String() + " dev " + want[id].Device
+		},
+		explain: func(id uint32, err error) error { return waitIfMissing(err, "device "+want[id].Device) },
+		keep:    func(uint32, kernel.NextHop) bool { return true },
+	}, want)
+}
+
+// legHop is a leg as a next hop.
+func legHop(l overlay.Leg) kernel.NextHop {
+	return kernel.NextHop{Device: l.Device, Gateway: l.Gateway, OnLink: true, Protocol: kernel.ProtocolLinks}
+}
+
 // setStates are the sets as they stand. What takes time is done without mu.
 func (r *repair) setStates(p *pass) []SetState {
 	type stand struct {
 		overlay.NextHopSet
-		current     int
+		current     []int
 		there, held bool
 	}
 	r.mu.Lock()
@@ -437,23 +566,30 @@ func (r *repair) setStates(p *pass) []SetState {
 	out := make([]SetState, 0, len(sets))
 	for _, s := range sets {
 		o := p.objects[[2]string{kindSet, setName(s.NextHopSet)}]
-		st := SetState{ID: s.ID, VRF: s.VRF, Ready: s.there && s.current != none, Held: s.held, Reason: o.Message}
+		st := SetState{ID: s.ID, VRF: s.VRF, Ready: s.there && len(s.current) > 0, Held: s.held, Reason: o.Message}
 		for _, l := range s.Legs {
 			st.Legs = append(st.Legs, l.String())
 		}
 		if st.Ready {
-			st.Current, st.Rank = st.Legs[s.current], s.current
+			st.Rank, st.InUse = s.current[0], slices.Clone(s.current)
+			var inUse []string
+			for _, i := range s.current {
+				inUse = append(inUse, st.Legs[i])
+			}
+			st.Current = strings.Join(inUse, " and ")
 		}
 		out = append(out, st)
 	}
 	return out
 }
 
-// setIDs are the ids of the plan's sets.
+// setIDs are the ids of the plan's sets, and of the next hops in their groups.
 func setIDs(plan overlay.Plan) map[uint32]bool {
 	ids := map[uint32]bool{}
 	for _, s := range plan.AllSets() {
-		ids[s.ID] = true
+		for _, id := range s.IDs() {
+			ids[id] = true
+		}
 	}
 	return ids
 }

@@ -26,7 +26,7 @@ var (
 )
 
 func set(legs ...overlay.Leg) overlay.NextHopSet {
-	return overlay.NextHopSet{ID: overlay.NextHopSetID("CORE", legs), VRF: "CORE", Legs: legs}
+	return overlay.NextHopSet{ID: overlay.NextHopSetID("CORE", legs, 0), VRF: "CORE", Legs: legs}
 }
 
 // setsPlan is the plan with BFD, with sessions to x and y, and sets.

@@ -173,10 +173,12 @@ type SetState struct {
 	VRF string
 	// Legs in order of preference, as `ip route` prints next hops.
 	Legs []string
-	// Ready: the object is there, on the leg Current, which is Legs[Rank]. Reason says why not.
+	// Ready: the object is there. Reason says why not. Traffic takes the legs InUse, places in Legs, ascending; the first of them is Rank, and
+	// Current is how people write them.
 	Ready   bool
 	Current string
 	Rank    int
+	InUse   []int
 	// Held: a better leg is alive, and waits for fabric-site to send the plan.
 	Held   bool
 	Reason string

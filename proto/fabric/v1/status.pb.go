@@ -732,7 +732,9 @@ type Route struct {
 	// State in the kernel's table: "ok", "pending" or an error.
 	Kernel string `protobuf:"bytes,15,opt,name=kernel,proto3" json:"kernel,omitempty"`
 	// State in the VPC's tables, "" where there are none.
-	Cloud         string `protobuf:"bytes,16,opt,name=cloud,proto3" json:"cloud,omitempty"`
+	Cloud string `protobuf:"bytes,16,opt,name=cloud,proto3" json:"cloud,omitempty"`
+	// Next hops that traffic takes, where several paths share it or a spare one has taken over; VTEPs of other gateways among them.
+	NextHops      []string `protobuf:"bytes,17,rep,name=next_hops,json=nextHops,proto3" json:"next_hops,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -879,6 +881,13 @@ func (x *Route) GetCloud() string {
 	return ""
 }
 
+func (x *Route) GetNextHops() []string {
+	if x != nil {
+		return x.NextHops
+	}
+	return nil
+}
+
 // Candidate is one path considered for a prefix.
 type Candidate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -887,7 +896,9 @@ type Candidate struct {
 	// True for the chosen one.
 	Best bool `protobuf:"varint,2,opt,name=best,proto3" json:"best,omitempty"`
 	// Why it won, lost or was refused.
-	Why           string `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	Why string `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	// True for a path that shares traffic with the chosen one.
+	Equal         bool `protobuf:"varint,4,opt,name=equal,proto3" json:"equal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -941,6 +952,13 @@ func (x *Candidate) GetWhy() string {
 		return x.Why
 	}
 	return ""
+}
+
+func (x *Candidate) GetEqual() bool {
+	if x != nil {
+		return x.Equal
+	}
+	return false
 }
 
 // Tunnel is one way to another gateway. Numbers for which 0 says something are always there.
@@ -1994,7 +2012,7 @@ const file_fabric_v1_status_proto_rawDesc = "" +
 	"\x06source\x18\x04 \x01(\tR\x06source\x12\x1c\n" +
 	"\tannounced\x18\x05 \x01(\bR\tannounced\x12\x16\n" +
 	"\x06shared\x18\x06 \x01(\bR\x06shared\x12\x14\n" +
-	"\x05error\x18\a \x01(\tR\x05error\"\x81\x03\n" +
+	"\x05error\x18\a \x01(\tR\x05error\"\x9e\x03\n" +
 	"\x05Route\x12\x10\n" +
 	"\x03vrf\x18\x01 \x01(\tR\x03vrf\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x19\n" +
@@ -2013,11 +2031,13 @@ const file_fabric_v1_status_proto_rawDesc = "" +
 	"\trunner_up\x18\r \x01(\tR\brunnerUp\x12\x14\n" +
 	"\x05stale\x18\x0e \x01(\bR\x05stale\x12\x16\n" +
 	"\x06kernel\x18\x0f \x01(\tR\x06kernel\x12\x14\n" +
-	"\x05cloud\x18\x10 \x01(\tR\x05cloud\"Y\n" +
+	"\x05cloud\x18\x10 \x01(\tR\x05cloud\x12\x1b\n" +
+	"\tnext_hops\x18\x11 \x03(\tR\bnextHops\"o\n" +
 	"\tCandidate\x12&\n" +
 	"\x05route\x18\x01 \x01(\v2\x10.fabric.v1.RouteR\x05route\x12\x12\n" +
 	"\x04best\x18\x02 \x01(\bR\x04best\x12\x10\n" +
-	"\x03why\x18\x03 \x01(\tR\x03why\"\xba\a\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\x12\x14\n" +
+	"\x05equal\x18\x04 \x01(\bR\x05equal\"\xba\a\n" +
 	"\x06Tunnel\x12\x16\n" +
 	"\x06remote\x18\x01 \x01(\tR\x06remote\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +

@@ -225,7 +225,9 @@ type NextHopSet struct {
 	// Legs in order of preference.
 	Legs []*Leg `protobuf:"bytes,3,rep,name=legs,proto3" json:"legs,omitempty"`
 	// Stay: go to no better leg.
-	Stay          bool `protobuf:"varint,4,opt,name=stay,proto3" json:"stay,omitempty"`
+	Stay bool `protobuf:"varint,4,opt,name=stay,proto3" json:"stay,omitempty"`
+	// Equal of the first legs share traffic, through a group of next hops; 0 for a single next hop.
+	Equal         int32 `protobuf:"varint,5,opt,name=equal,proto3" json:"equal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -286,6 +288,13 @@ func (x *NextHopSet) GetStay() bool {
 		return x.Stay
 	}
 	return false
+}
+
+func (x *NextHopSet) GetEqual() int32 {
+	if x != nil {
+		return x.Equal
+	}
+	return 0
 }
 
 // Leg is one next hop of a set.
@@ -1754,8 +1763,10 @@ type SetState struct {
 	Current string `protobuf:"bytes,5,opt,name=current,proto3" json:"current,omitempty"`
 	Rank    int32  `protobuf:"varint,6,opt,name=rank,proto3" json:"rank,omitempty"`
 	// Held: a better leg is alive, and waits for fabric-site to send the plan.
-	Held          bool   `protobuf:"varint,7,opt,name=held,proto3" json:"held,omitempty"`
-	Reason        string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	Held   bool   `protobuf:"varint,7,opt,name=held,proto3" json:"held,omitempty"`
+	Reason string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	// In_use are the places of the legs that traffic takes, from 0.
+	InUse         []int32 `protobuf:"varint,9,rep,packed,name=in_use,json=inUse,proto3" json:"in_use,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1844,6 +1855,13 @@ func (x *SetState) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *SetState) GetInUse() []int32 {
+	if x != nil {
+		return x.InUse
+	}
+	return nil
 }
 
 // SessionState is one BFD session as it is (RFC 5880 section 6.8.1).
@@ -2622,13 +2640,14 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\n" +
 	"sets_whole\x18\n" +
 	" \x01(\bR\tsetsWhole\x12.\n" +
-	"\blistener\x18\x14 \x01(\v2\x12.links.v1.ListenerR\blistener\"e\n" +
+	"\blistener\x18\x14 \x01(\v2\x12.links.v1.ListenerR\blistener\"{\n" +
 	"\n" +
 	"NextHopSet\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x10\n" +
 	"\x03vrf\x18\x02 \x01(\tR\x03vrf\x12!\n" +
 	"\x04legs\x18\x03 \x03(\v2\r.links.v1.LegR\x04legs\x12\x12\n" +
-	"\x04stay\x18\x04 \x01(\bR\x04stay\"e\n" +
+	"\x04stay\x18\x04 \x01(\bR\x04stay\x12\x14\n" +
+	"\x05equal\x18\x05 \x01(\x05R\x05equal\"e\n" +
 	"\x03Leg\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x18\n" +
@@ -2751,7 +2770,7 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\bproblems\x18\b \x03(\v2\x15.links.v1.ObjectStateR\bproblems\x122\n" +
 	"\bsessions\x18\t \x03(\v2\x16.links.v1.SessionStateR\bsessions\x12&\n" +
 	"\x04sets\x18\n" +
-	" \x03(\v2\x12.links.v1.SetStateR\x04sets\"\xb0\x01\n" +
+	" \x03(\v2\x12.links.v1.SetStateR\x04sets\"\xc7\x01\n" +
 	"\bSetState\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x10\n" +
 	"\x03vrf\x18\x02 \x01(\tR\x03vrf\x12\x12\n" +
@@ -2760,7 +2779,8 @@ const file_links_v1_links_proto_rawDesc = "" +
 	"\acurrent\x18\x05 \x01(\tR\acurrent\x12\x12\n" +
 	"\x04rank\x18\x06 \x01(\x05R\x04rank\x12\x12\n" +
 	"\x04held\x18\a \x01(\bR\x04held\x12\x16\n" +
-	"\x06reason\x18\b \x01(\tR\x06reason\"\xfa\x05\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\x12\x15\n" +
+	"\x06in_use\x18\t \x03(\x05R\x05inUse\"\xfa\x05\n" +
 	"\fSessionState\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x10\n" +
