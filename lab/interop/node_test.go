@@ -93,7 +93,11 @@ func newNode(t *testing.T, name string) *node {
 	if err := holder.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = holder.Process.Kill(); _ = holder.Wait() })
+	t.Cleanup(func() {
+		killAll(holder.Process.Pid)
+		_ = holder.Process.Kill()
+		_ = holder.Wait()
+	})
 	if line, _ := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
 		_ = holder.Wait()
 		t.Skipf("cannot make namespaces: %s", stderr.String())
@@ -277,4 +281,22 @@ func getenv(name, otherwise string) string {
 		return v
 	}
 	return otherwise
+}
+
+// killAll ends what runs in the network namespace of a process, but for that process: tunnel processes outlive the daemon that started them.
+func killAll(holder int) {
+	space := func(pid string) string {
+		s, _ := os.Readlink("/proc/" + pid + "/ns/net")
+		return s
+	}
+	node := space(strconv.Itoa(holder))
+	if node == "" || node == space("self") {
+		return
+	}
+	found, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range found {
+		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil && pid != holder && space(filepath.Base(dir)) == node {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
 }
