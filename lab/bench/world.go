@@ -11,14 +11,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/vishvananda/netns"
+	"fabric/lab/netns"
 )
 
 // world is some nodes joined by veth pairs, and a folder.
@@ -134,33 +133,8 @@ func (n *node) startWith(name string, in io.Reader, out io.Writer, argv ...strin
 	return startProcess(filepath.Join(n.dir, name+".log"), in, out, n.argv(append([]string{"nice", "-n", niceness}, argv...)...)...)
 }
 
-// within runs f on a thread that is in the node's network namespace: sockets that it opens belong there for good. The thread goes back
-// afterwards: it may be the process's first, whose namespace is the process's to everybody who looks, such as ip netns pids.
-func (n *node) within(f func() error) error {
-	failed := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		before, err := netns.Get()
-		if err != nil {
-			failed <- err
-			return // the thread ends with this function: it is not unlocked
-		}
-		defer func() { _ = before.Close() }()
-		ns, err := netns.GetFromName(n.space)
-		if err == nil {
-			defer func() { _ = ns.Close() }()
-			err = netns.Set(ns)
-		}
-		if err == nil {
-			err = f()
-		}
-		if back := netns.Set(before); back == nil {
-			runtime.UnlockOSThread()
-		}
-		failed <- err
-	}()
-	return <-failed
-}
+// within runs f on a thread that is in the node's network namespace.
+func (n *node) within(f func() error) error { return netns.Within("/run/netns/"+n.space, f) }
 
 // join makes a veth pair between devices of two nodes, both up.
 func join(ctx context.Context, a *node, deviceA string, b *node, deviceB string) error {

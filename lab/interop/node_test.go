@@ -8,14 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"fabric/lab/netns"
 )
 
 // patience is how long a state may take on a loaded machine.
@@ -164,35 +163,9 @@ func (n *node) link(device string, other *node, otherDevice string) {
 	other.sh("ip link set " + otherDevice + " up")
 }
 
-// inside calls f on a thread that is in the node's network namespace: sockets made there stay there. The thread goes back afterwards
-// and lives on: programs that it has started would be killed with it (Pdeathsig).
+// inside calls f on a thread that is in the node's network namespace.
 func (n *node) inside(f func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			result <- err
-			return
-		}
-		defer unix.Close(home)
-		fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", n.pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			result <- err
-			return
-		}
-		defer unix.Close(fd)
-		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-			result <- err
-			return
-		}
-		err = f()
-		if unix.Setns(home, unix.CLONE_NEWNET) == nil {
-			runtime.UnlockOSThread() // else the thread ends with the goroutine
-		}
-		result <- err
-	}()
-	return <-result
+	return netns.Within(fmt.Sprintf("/proc/%d/ns/net", n.pid), f)
 }
 
 // process is a program at work in a node.
