@@ -450,6 +450,15 @@ func TestRotateLostState(t *testing.T) {
 		n.wait("the next keys are in use", func() error { return generation(n, 1) })
 	}
 	b.stop(syscall.SIGKILL)
+	// With the host go its tunnels, which outlive fabric-links otherwise.
+	one, ok := plans[1].Tunnels[0].In(overlay.SlotOf(1))
+	if !ok {
+		t.Fatal("the tunnel has no second place")
+	}
+	b.breakTunnel(one.Device)
+	if err := a.ping(b); err == nil {
+		t.Fatal("reached without the tunnel")
+	}
 	if err := os.RemoveAll(links.KeysDir(filepath.Join(b.dir, "state"))); err != nil {
 		t.Fatal(err)
 	}
