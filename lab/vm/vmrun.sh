@@ -42,7 +42,7 @@ timeout -k 5 "$limit" qemu-system-x86_64 -accel tcg,thread=multi -M q35 -cpu max
 	-append "console=ttyS0 root=/dev/nvme0n1 rw init=/fabric-init quiet mitigations=off" </dev/null &
 machine=$!
 touch "$work/console"
-tail -n +1 -f --pid=$machine -s 0.2 "$work/console" | tr -d '\r' | grep --line-buffered -v '^VM-EXIT ' &
+tail -n +1 -f --pid=$machine -s 0.2 "$work/console" | sed -u 's/\r//g' | grep --line-buffered -v '^VM-EXIT ' &
 console=$!
 code=0
 wait "$machine" || code=$?
