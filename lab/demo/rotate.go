@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -13,14 +15,22 @@ import (
 const (
 	// roundTime is how long a round of rotations takes, about: what the control run goes by.
 	roundTime = 6 * time.Second
-	// refusedWithin is how long former keys may be of use after new ones were agreed.
-	refusedWithin = 10 * time.Second
 	// patience is how long an answer to a handshake is waited for.
 	patience = time.Second
 	// stall is how late a sender must be for a loss to be the machine's: then the round is made again, spare rounds at most.
 	stall = 60 * time.Millisecond
 	spare = 6
 )
+
+// slow is how many times slower than a processor of its own the machine is: 1, or what FABRIC_TEST_SLOW says, which a virtual machine sets whose
+// processors are simulated.
+var slow = func() int {
+	n, _ := strconv.Atoi(os.Getenv("FABRIC_TEST_SLOW"))
+	return max(1, n)
+}()
+
+// refusedWithin is how long former keys may be of use after new ones were agreed.
+var refusedWithin = 10 * time.Second * time.Duration(slow)
 
 // rates are packets a second of each flow, tried in turn until the machine carries one without any rotation.
 var rates = []int{1000, 500, 250, 100, 20}
@@ -70,7 +80,7 @@ func (d *demo) rotations(ctx context.Context) (string, error) {
 // carried finds the highest rate that the machine carries while nothing is rotated, for as long as the rotations will take.
 func (d *demo) carried(ctx context.Context) (perSecond int, lines []string, err error) {
 	for i, again := 0, false; i < len(rates); {
-		perSecond := rates[i]
+		perSecond := max(1, rates[i]/slow)
 		f, err := d.startFlows(perSecond)
 		if err != nil {
 			return 0, lines, err

@@ -221,15 +221,16 @@ func (d *demo) bulk(ctx context.Context, client, server string) (float64, error)
 	const size = 10 << 20
 	dst := d.label(server, clab.LabelAddress)
 	var got bytes.Buffer
-	serve := d.lab.Node(server).Command(ctx, "sh", "-c", "timeout 20 nc -l -p 5201 | wc -c")
+	serve := d.lab.Node(server).Command(ctx, "sh", "-c", "timeout 90 nc -l -p 5201 | wc -c")
 	serve.Stdout = &got
 	if err := serve.Start(); err != nil {
 		return 0, err
 	}
 	var took time.Duration
-	_, err := until(ctx, 20*time.Second, func(ctx context.Context) error {
+	// The times are for a machine whose processors are simulated.
+	_, err := until(ctx, 80*time.Second, func(ctx context.Context) error {
 		began := time.Now()
-		_, err := d.shell(ctx, client, fmt.Sprintf("head -c %d /dev/urandom | timeout 15 nc -N %s 5201", size, dst))
+		_, err := d.shell(ctx, client, fmt.Sprintf("head -c %d /dev/urandom | timeout 60 nc -N %s 5201", size, dst))
 		took = time.Since(began)
 		return err
 	})
