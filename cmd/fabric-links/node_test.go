@@ -323,6 +323,7 @@ func twoNodesWith(t *testing.T, family, vtepA, vtepB, endpoint string) (a, b *no
 		if err != nil {
 			t.Fatal(err)
 		}
+		p.Tunnels[0].BFD.IntervalMs *= slow
 		plans[i] = p
 	}
 	return a, b, plans

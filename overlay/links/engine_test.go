@@ -604,3 +604,19 @@ func TestCleanupOnTheModel(t *testing.T) {
 		t.Errorf("plan %v, error %v, said %v", p, err, said)
 	}
 }
+
+// A device that its process makes while a pass is under way waits for the next one to be marked; nobody is told of a stranger.
+func TestNewDeviceIsNoStranger(t *testing.T) {
+	w := newWorld(t)
+	e := w.engine()
+	plan := testPlan()
+	e.plan = &plan
+	for _, o := range e.pass(context.Background()).objectList() {
+		if o.Status == Foreign || o.Status == Failed {
+			t.Errorf("%+v", o)
+		}
+	}
+	if w.starts != 3 {
+		t.Errorf("%d processes were started, want one for each tunnel", w.starts)
+	}
+}

@@ -121,7 +121,8 @@ func (e *Engine) pass(ctx context.Context) *pass {
 	// WireGuard can be asked only where it answers.
 	answering := map[string]kernel.WireGuard{}
 	for d, w := range want.wireguards {
-		if _, ok := facts[d]; ok {
+		// A device that a process made only just now is not marked as ours yet.
+		if _, ok := facts[d]; ok && p.objects[[2]string{kindLink, d}].Status != Pending {
 			answering[d] = e.roam(d, w, facts[d], now)
 		} else {
 			p.note(kindWireGuard, d, &pendingError{"the device to answer"})
@@ -200,6 +201,10 @@ func (e *Engine) carriers(plan overlay.Plan, present map[string]kernel.Link) map
 			// Only a process can carry it.
 		} else if there && link.Kind == kernel.KindWireGuard || !there && e.cfg.Host.Features().WireGuard {
 			if alive, err := e.cfg.Processes.Alive(t.Device); err == nil && !alive {
+				// A process that was killed has left its socket, and nobody answers there.
+				if err := e.cfg.Processes.Sweep(t.Device); err != nil {
+					e.logOp("sweep", kindProcess, t.Device, err)
+				}
 				continue
 			}
 		}

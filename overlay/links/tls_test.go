@@ -187,6 +187,11 @@ func TestTLSTunnelsAndTheirProcesses(t *testing.T) {
 	if len(links) != 3 {
 		t.Errorf("in the kernel: %v", links)
 	}
+	for _, tun := range e.State().Tunnels {
+		if tun.ListenPort == 0 {
+			t.Errorf("WireGuard was not told of tunnel %+v", tun)
+		}
+	}
 	// And to TLS once more: the kernel's devices make room.
 	w.take(e, plan)
 	if links := observe(t, w.k.Links(kernel.KindWireGuard)); len(links) != 1 || !w.alive[b1] || !w.alive[c0] {

@@ -33,6 +33,8 @@ type world struct {
 	broken, hung map[string]bool
 	// stubborn devices are those whose process does not end when it is asked to.
 	stubborn map[string]bool
+	// left devices are those whose killed process has left its socket, at which WireGuard cannot be asked.
+	left map[string]bool
 	// asked is what was asked of processes that shall end, in order.
 	asked     []string
 	handshake map[string]time.Time
@@ -45,7 +47,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{
 		t: t, k: kerneltest.New(), now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
-		alive: map[string]bool{}, broken: map[string]bool{}, hung: map[string]bool{}, stubborn: map[string]bool{},
+		alive: map[string]bool{}, broken: map[string]bool{}, hung: map[string]bool{}, stubborn: map[string]bool{}, left: map[string]bool{},
 		handshake: map[string]time.Time{}, roamed: map[string]netip.AddrPort{},
 		stateDir: t.TempDir(), runDir: t.TempDir(),
 	}
@@ -98,6 +100,7 @@ func (w *world) Start(_ context.Context, d string) error {
 		return nil
 	}
 	w.alive[d] = true
+	delete(w.left, d)
 	for key := range tunnelSysctls(d) {
 		if err := w.k.SetSysctl(key, "0"); err != nil {
 			return err
@@ -112,12 +115,13 @@ func (w *world) Stop(_ context.Context, d string) error {
 	if w.stubborn[d] {
 		return nil
 	}
-	return w.Kill(d)
+	return w.end(d)
 }
 
 // Sweep implements Processes.
 func (w *world) Sweep(d string) error {
 	w.asked = append(w.asked, "sweep "+d)
+	delete(w.left, d)
 	return nil
 }
 
@@ -126,6 +130,11 @@ func (w *world) Kill(d string) error {
 	if w.stubborn[d] {
 		w.asked = append(w.asked, "kill "+d)
 	}
+	w.left[d] = w.left[d] || w.alive[d]
+	return w.end(d)
+}
+
+func (w *world) end(d string) error {
 	if !w.alive[d] {
 		return nil
 	}
@@ -147,7 +156,8 @@ func (w *world) Facts(ctx context.Context, devices []string) (map[string]Facts, 
 	}
 	facts := map[string]Facts{}
 	for _, d := range devices {
-		if _, ok := have[d]; !ok {
+		// A tunnel process answers before its device is marked.
+		if _, ok := have[d]; !ok && !w.alive[d] || w.left[d] {
 			continue
 		}
 		f := Facts{Hung: w.hung[d], LastHandshake: w.handshake[d], Endpoint: configured[d].Peer.Endpoint, ListenPort: configured[d].ListenPort}
