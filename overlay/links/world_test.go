@@ -70,6 +70,7 @@ func (w *world) engine() *Engine {
 		w.t.Fatal(err)
 	}
 	e.plan = kept
+	e.loadEndpoints()
 	return e
 }
 
