@@ -76,6 +76,10 @@ units: build ## systemd-analyze verify, and security at most 4.0
 test-vm: ## the kernel's tests and the demo on Debian's kernel with VRF devices and WireGuard, in a virtual machine
 	@lab/vm/test.sh
 
+.PHONY: lab-clab
+lab-clab: ## two-site by the real containerlab and docker, in a virtual machine (needs containerlab, or a Go proxy that has all of its modules)
+	@lab/vm/clab.sh
+
 .PHONY: interop
 interop: deps ## beside FRR, BIRD, GoBGP and ExaBGP, a hostile neighbour and 64 VRFs; writes the table of docs/interop.md (6 min)
 	INTEROP=full $(GO) test -count=1 -v -timeout 15m ./lab/interop

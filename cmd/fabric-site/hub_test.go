@@ -387,6 +387,31 @@ func TestTunnelComesBack(t *testing.T) {
 	t.Logf("the hub answers after %s, the other spoke after %s; BGP is back after %s", hub, spoke, time.Since(began))
 }
 
+// The hub dies with its tunnels and comes again, as after a boot. It calls the spokes back where it last heard them, at the ports that their
+// translation gave them: they only dial, and go on sending with keys that the hub has no more until WireGuard gives these up, after 15 s. Here
+// their handshakes get lost, so that the hub's alone can do it.
+func TestHubCallsBack(t *testing.T) {
+	t.Parallel()
+	s := newStar(t, "ipv4", "h3")
+	s.wantPings("at first")
+	n := s.nodes["h3"]
+	_ = n.links.Process.Kill()
+	_ = n.links.Wait()
+	n.sh("ip link del "+overlay.TunnelDevice("h3", "s1", 0), "ip link del "+overlay.TunnelDevice("h3", "s2", 0))
+	s.over("s1", "s2", "")
+	s.over("s2", "s1", "")
+	const initiation = 1 // the type of the first message of a handshake, its first byte
+	s.router.sh(fmt.Sprintf(`nft 'add table ip cut; add chain ip cut forward { type filter hook forward priority -10; }; add rule ip cut forward iifname "s*" meta l4proto udp @th,64,8 %d drop'`, initiation))
+	program, err := linksProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	n.runLinks(program)
+	s.wantPings("the hub is back")
+	t.Logf("the spokes reach each other %s after the hub is back", time.Since(began))
+}
+
 // VTEPs of IPv6.
 func TestHubIPv6(t *testing.T) {
 	t.Parallel()

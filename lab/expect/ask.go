@@ -50,6 +50,9 @@ func askFabric(run on) (facts, error) {
 			Active      bool
 		}
 	}
+	var sessions struct {
+		Sessions []struct{ Name, Device, Peer, State string }
+	}
 	var vrfs struct {
 		VRFs []struct {
 			Name  string
@@ -60,7 +63,7 @@ func askFabric(run on) (facts, error) {
 		Routes []struct{ VRF, Prefix, Source, From, Kernel, Cloud string }
 	}
 	for _, err := range []error{ctl(&site, "site", "status"), ctl(&peers, "peer", "list"), ctl(&tunnels, "tunnel", "list"),
-		ctl(&vrfs, "vrf", "list"), ctl(&routes, "route", "list")} {
+		ctl(&sessions, "bfd", "list"), ctl(&vrfs, "vrf", "list"), ctl(&routes, "route", "list")} {
 		if err != nil {
 			return nil, err
 		}
@@ -88,6 +91,11 @@ func askFabric(run on) (facts, error) {
 			t.State += " active"
 		}
 		f["tunnel "+t.Name] = t.State
+	}
+	for _, s := range sessions.Sessions {
+		if s.Device == "" && s.Peer == "" { // neither a tunnel's nor a peer's
+			f["session "+s.Name] = s.State
+		}
 	}
 	tables, err := kernelTables(run)
 	if err != nil {

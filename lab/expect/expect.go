@@ -42,6 +42,9 @@ type Node struct {
 	Peers map[string]string `json:"peers,omitempty"`
 	// Tunnels of a gateway by name: "up" or "down", and " active" for the one in use.
 	Tunnels map[string]string `json:"tunnels,omitempty"`
+	// Sessions are a gateway's BFD sessions across hubs by name, OWN/OTHER/transit, and their states. Those on tunnels and with peers
+	// are told with these.
+	Sessions map[string]string `json:"sessions,omitempty"`
 	// Routes by table and prefix. Tables are VRFs (fabric), "ipv4" and "ipv6" (frr) or tables (bird). Values are
 	// "SOURCE FROM", with ", cloud STATE" at a cloud site (fabric), the next hops (frr) or the protocols (bird), sorted. What a
 	// gateway has chosen and did not get from an interface must be in the kernel's table of the VRF, and nothing else may be.
@@ -102,7 +105,7 @@ func parse(data []byte, topology *clab.Topology) (*State, error) {
 		if !slices.Contains([]string{"", "fabric", "frr", "bird"}, n.Speaks) {
 			fail("node %s: speaks %q: write fabric, frr or bird, or leave it out", name, n.Speaks)
 		}
-		if n.Speaks == "" && len(n.Peers)+len(n.Routes) > 0 || n.Speaks != "fabric" && len(n.Tunnels) > 0 {
+		if n.Speaks == "" && len(n.Peers)+len(n.Routes) > 0 || n.Speaks != "fabric" && len(n.Tunnels)+len(n.Sessions) > 0 {
 			fail("node %s: nothing there can be asked for what is expected: correct speaks", name)
 		}
 		if n.Speaks == "" && len(n.Pings) == 0 {
@@ -138,6 +141,9 @@ func (n Node) facts() facts {
 	}
 	for name, state := range n.Tunnels {
 		f["tunnel "+name] = state
+	}
+	for name, state := range n.Sessions {
+		f["session "+name] = state
 	}
 	for table, routes := range n.Routes {
 		for prefix, from := range routes {

@@ -114,6 +114,7 @@ func TestParseRefuses(t *testing.T) {
 		`{"within":"1s","nodes":{"a":{}}}`:                                               "nothing is expected",
 		`{"within":"1s","nodes":{"a":{"peers":{"x":"established"}}}}`:                    "correct speaks",
 		`{"within":"1s","nodes":{"a":{"speaks":"frr","tunnels":{"x":"up"}}}}`:            "correct speaks",
+		`{"within":"1s","nodes":{"a":{"speaks":"frr","sessions":{"x":"up"}}}}`:           "correct speaks",
 		`{"within":"1s","nodes":{"a":{"speaks":"frr","router":{"x":"up"}}}}`:             "router",
 		`{"within":"1s","nodes":{"a":{"speaks":"frr","routes":{"t":{"x":""}}}}}`:         "without host bits",
 		`{"within":"1s","nodes":{"a":{"speaks":"frr"}}} {}`:                              "follows",
@@ -131,7 +132,9 @@ func gateway(replace map[string]string) Run {
 		"site":   `{"site":{"generation":"3","applied":"3","ready":true}}`,
 		"peer":   `{"peers":[{"vrf":"","name":"far","state":"established"},{"vrf":"CORE","name":"ce","state":"established","bfd":"up"}]}`,
 		"tunnel": `{"tunnels":[{"name":"gw/far/0","device":"fxw1","state":"up","active":true}]}`,
-		"vrf":    `{"vrfs":[{"name":"CORE","table":200}]}`,
+		"bfd": `{"sessions":[{"name":"gw/far/0","device":"fxw1","state":"up"},{"name":"CORE/ce","peer":"ce","state":"up"},
+			{"name":"gw/spoke/transit","multihop":true,"state":"up"}]}`,
+		"vrf": `{"vrfs":[{"name":"CORE","table":200}]}`,
 		"route": `{"routes":[{"vrf":"CORE","prefix":"10.1.0.0/24","source":"connected","from":"gw"},
 			{"vrf":"CORE","prefix":"10.2.0.0/24","source":"fabric","from":"far","kernel":"ok","cloud":"available"},
 			{"vrf":"CORE","prefix":"fd02::/64","source":"fabric","from":"far","kernel":"ok","cloud":"left out: only IPv4"}]}`,
@@ -158,7 +161,7 @@ func gateway(replace map[string]string) Run {
 }
 
 const expected = `{"within":"1s","nodes":{"gw":{"speaks":"fabric","peers":{"far":"established","CORE/ce":"established, bfd up"},"tunnels":{"gw/far/0":"up active"},
-	"routes":{"CORE":{"10.1.0.0/24":"connected gw","10.2.0.0/24":"fabric far, cloud available","fd02::/64":"fabric far, cloud left out"}},
+	"sessions":{"gw/spoke/transit":"up"},"routes":{"CORE":{"10.1.0.0/24":"connected gw","10.2.0.0/24":"fabric far, cloud available","fd02::/64":"fabric far, cloud left out"}},
 	"pings":[{"to":"10.2.0.10","ttl":62}]}}}`
 
 func state(t *testing.T, text string) *State {
@@ -184,6 +187,8 @@ func TestFaultsAreTold(t *testing.T) {
 		{"a peer too much", "peer", `"peers":[`, `"peers":[{"name":"more","state":"active"},`, []string{"peer more: active, want none"}},
 		{"a tunnel down", "tunnel", `"up","active":true`, `"down"`, []string{"tunnel gw/far/0: down, want up active"}},
 		{"no tunnel", "tunnel", `{"name":"gw/far/0","device":"fxw1","state":"up","active":true}`, "", []string{"tunnel gw/far/0: missing, want up active"}},
+		{"nothing comes across the hub", "bfd", `"multihop":true,"state":"up"`, `"multihop":true,"state":"down"`, []string{"session gw/spoke/transit: down, want up"}},
+		{"a session too much", "bfd", `"sessions":[`, `"sessions":[{"name":"gw/more/transit","state":"up"},`, []string{"session gw/more/transit: up, want none"}},
 		{"a route from elsewhere", "route", `"fabric","from":"far","kernel":"ok","cloud":"available"`, `"peer","from":"ce","kernel":"ok"`,
 			[]string{"route CORE 10.2.0.0/24: peer ce, want fabric far, cloud available"}},
 		{"a route more", "route", `"routes":[`, `"routes":[{"vrf":"CORE","prefix":"10.9.0.0/24","source":"connected","from":"gw"},`,

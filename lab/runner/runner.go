@@ -104,7 +104,26 @@ func (r *Containers) Up(ctx context.Context) error {
 	if _, err := output(exec.CommandContext(ctx, argv[0], argv[1:]...), argv); err != nil {
 		return errors.Join(err, r.Down(context.WithoutCancel(ctx)))
 	}
+	if err := r.running(ctx); err != nil {
+		return errors.Join(err, r.Down(context.WithoutCancel(ctx)))
+	}
 	return nil
+}
+
+// running says which nodes have no running container: containerlab reports success without them, too.
+func (r *Containers) running(ctx context.Context) error {
+	var errs []error
+	for _, n := range r.Topology.Nodes {
+		argv := []string{"docker", "inspect", "--format", "{{.State.Running}} {{.State.Error}}", r.Topology.Container(n.Name)}
+		out, err := output(exec.CommandContext(ctx, argv[0], argv[1:]...), argv)
+		if state := strings.TrimSpace(string(out)); err == nil && state != "true" {
+			err = fmt.Errorf("its container does not run: %s", strings.TrimSpace(strings.TrimPrefix(state, "false")))
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("node %s: %w", n.Name, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Down implements Runner.

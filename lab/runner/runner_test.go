@@ -53,9 +53,12 @@ func read(t *testing.T, file string) []string {
 	return strings.Split(strings.TrimSpace(string(data)), "\n")
 }
 
+// runs is a docker whose containers run.
+const runs = `[ "$1" != inspect ] || echo "true "`
+
 func TestContainerlabCommands(t *testing.T) {
 	for prefix, container := range map[string]string{"": "clab-t-a", "prefix: \"\"\n": "a", "prefix: __lab-name\n": "t-a", "prefix: x\n": "x-t-a"} {
-		said := fakes(t, "", "containerlab", "docker")
+		said := fakes(t, runs, "containerlab", "docker")
 		r := &Containers{Topology: topology(t, prefix)}
 		if err := r.Up(t.Context()); err != nil {
 			t.Fatal(err)
@@ -69,6 +72,7 @@ func TestContainerlabCommands(t *testing.T) {
 		want := []string{
 			"docker image inspect fabric-lab:latest",
 			"containerlab deploy --topo " + r.Topology.File,
+			"docker inspect --format {{.State.Running}} {{.State.Error}} " + container,
 			"docker exec " + container + " vtysh -c show version",
 			"containerlab destroy --topo " + r.Topology.File + " --cleanup",
 		}
@@ -87,6 +91,23 @@ func TestContainerlabFails(t *testing.T) {
 	}
 	if got := read(t, said); !strings.HasPrefix(got[len(got)-1], "containerlab destroy") {
 		t.Errorf("%q", got)
+	}
+}
+
+// A node without a running container is a lab that did not come up, whatever containerlab's exit code.
+func TestContainerlabLosesANode(t *testing.T) {
+	for script, want := range map[string]string{
+		`[ "$1" != inspect ] || echo "false unable to apply caps"`:                "node a: its container does not run: unable to apply caps",
+		`[ "$1" != inspect ] || { echo "No such object: clab-t-a" >&2; exit 1; }`: "No such object: clab-t-a",
+	} {
+		said := fakes(t, script, "containerlab", "docker")
+		err := (&Containers{Topology: topology(t, "")}).Up(t.Context())
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+		if got := read(t, said); !strings.HasPrefix(got[len(got)-1], "containerlab destroy") {
+			t.Errorf("%q", got)
+		}
 	}
 }
 

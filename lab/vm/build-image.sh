@@ -1,5 +1,5 @@
 #!/bin/bash
-# Builds the virtual machine's kernel and root disk from Debian 12's packages: build-image.sh FOLDER
+# Builds the virtual machine's kernel and root disk from Debian 12's packages: build-image.sh FOLDER [PACKAGE...]
 #
 # Makes FOLDER/vmlinuz, FOLDER/root.img and FOLDER/image.key, a hash of all that goes into them; does nothing when
 # that is unchanged. Needs no loop device, no mount and no initramfs: Debian's cloud kernel has NVMe and ext4 built in.
@@ -7,10 +7,14 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 folder=$(mkdir -p "$1" && cd "$1" && pwd)
+shift
 
 # The packages of lab/deps.sh, for the demo, and what the tests call beside them.
 packages=$(sed -n 's/^packages="\(.*\)"$/\1/p' "$here/../deps.sh")
 packages="$packages ethtool kmod wireguard-tools"
+# Who wants further ones wants room as well.
+packages="$packages${*:+ $*}" size=1500M
+[ $# = 0 ] || size=4G
 key=$( (cat "$0" "$here/init"; echo "$packages") | sha256sum | cut -c1-32)
 if [ -f "$folder/vmlinuz" ] && [ -f "$folder/root.img" ] && [ "$(cat "$folder/image.key" 2>/dev/null)" = "$key" ]; then
 	exit 0
@@ -54,6 +58,6 @@ chroot "$root" depmod "$version"
 install -m 755 "$here/init" "$root/fabric-init"
 mkdir -p "$root/payload"
 rm -f "$folder/root.img"
-mke2fs -q -t ext4 -O ^has_journal,^metadata_csum -m 0 -d "$root" "$folder/root.img" 1500M >/dev/null
+mke2fs -q -t ext4 -O ^has_journal,^metadata_csum -m 0 -d "$root" "$folder/root.img" "$size" >/dev/null
 echo "$key" >"$folder/image.key"
 echo "build-image.sh: built, kernel $version, $(du -h "$folder/root.img" | cut -f1) on disk"

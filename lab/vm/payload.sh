@@ -2,7 +2,7 @@
 # Makes the payload that proves the project on the virtual machine's kernel: payload.sh FOLDER [SUITE...]
 #
 # Each SUITE is a package whose tests run there, "demo", or "topologies" for all of lab/topologies, "topologies/NAME" for one; the
-# packages and the demo by default. The payload has the packages' folders as the project has them, each with its test binary.
+# packages and the demo by default; "containerlab/NAME" for a topology by the program $CONTAINERLAB. The payload has the packages' folders as the project has them, each with its test binary.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 folder=$1
@@ -25,9 +25,10 @@ for suite in $suites; do
 	if [ "$suite" = demo ]; then
 		programs
 		go build -trimpath -ldflags '-s -w' -o "$folder/bin/" ./lab/demo
-	elif [ "${suite%%/*}" = topologies ]; then
+	elif [ "${suite%%/*}" = topologies ] || [ "${suite%%/*}" = containerlab ]; then
 		programs
 		go build -trimpath -ldflags '-s -w' -o "$folder/bin/" ./lab
+		if [ "${suite%%/*}" = containerlab ]; then install -m 755 "$CONTAINERLAB" "$folder/bin/containerlab"; fi
 	else
 		mkdir -p "$folder/$suite"
 		if [ -d "$suite/testdata" ]; then cp -r "$suite/testdata" "$folder/$suite/"; fi

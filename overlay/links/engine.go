@@ -108,6 +108,8 @@ type Engine struct {
 	stopping map[string]time.Time
 	// drained are the devices that the operator has taken traffic off.
 	drained map[string]bool
+	// endpoints are those that the store keeps, by device.
+	endpoints map[string]netip.AddrPort
 	// told: a plan has come from fabric-site since the last pass.
 	told bool
 	// configured are the BFD sessions as last configured.
@@ -125,7 +127,7 @@ type tunnel struct {
 	since         time.Time
 	// endpoint that this process last asked for, "" before that.
 	endpoint string
-	// learnt is where the other end was at the last handshake.
+	// learnt is where the other end was at the last handshake, perhaps one that a process before this one saw.
 	learnt netip.AddrPort
 	// forgot is since when WireGuard knows of no handshake, zero while it does.
 	forgot time.Time
@@ -241,6 +243,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		e.cfg.Log.Info("applying the kept plan", "gateway", kept.Gateway, "digest", kept.Digest())
 	}
 	e.loadDrained()
+	e.loadEndpoints()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.watch(ctx) })
 	g.Go(func() error { return e.loop(ctx) })

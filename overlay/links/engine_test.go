@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -466,6 +469,61 @@ func TestPassiveSideCallsBack(t *testing.T) {
 			return w.k.DeleteDevice(c0)
 		})
 	})
+}
+
+// After a boot, nothing but what is on disk tells the passive side where the other end was.
+func TestPassiveSideCallsBackAfterBoot(t *testing.T) {
+	w, e := running(t)
+	from := netip.MustParseAddrPort("198.51.100.7:1234")
+	w.roamed[c0] = from
+	w.settle(e)
+	reborn := func() (*Engine, kernel.WireGuardPeer) {
+		t.Helper()
+		w.kill(e)
+		if err := w.Kill(c0); err != nil {
+			t.Fatal(err)
+		}
+		delete(w.roamed, c0)
+		e := w.engine()
+		w.now = w.now.Add(time.Minute)
+		w.settle(e)
+		w.settle(e)
+		have, err := w.k.WireGuards().Observe(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e, have[c0].Peer
+	}
+	var got kernel.WireGuardPeer
+	if e, got = reborn(); got.Endpoint != from || got.Keepalive == 0 {
+		t.Errorf("after a boot: %+v", got)
+	}
+	if e, got = reborn(); got.Endpoint != from || got.Keepalive == 0 {
+		t.Errorf("after another: %+v", got)
+	}
+
+	// A tunnel that the plan has no more, or that this end dials, is forgotten.
+	p := testPlan()
+	p.Tunnels = slices.DeleteFunc(p.Tunnels, func(t overlay.Tunnel) bool { return t.Device == c0 })
+	p.VTEPs[1].Devices, p.VTEPs[1].Problem = nil, "no tunnel"
+	w.take(e, p)
+	if kept, err := e.cfg.Store.LoadEndpoints(); err != nil || len(kept) != 0 {
+		t.Errorf("kept are %v, %v", kept, err)
+	}
+}
+
+// What is kept cannot be read: all goes on without.
+func TestTornEndpoints(t *testing.T) {
+	w, e := running(t)
+	w.kill(e)
+	if err := os.WriteFile(filepath.Join(w.stateDir, endpointsFile), []byte("{torn"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e = w.engine()
+	w.settle(e)
+	if len(e.State().Tunnels) != 3 {
+		t.Errorf("%+v", e.State().Tunnels)
+	}
 }
 
 func callsBack(t *testing.T, w *world, e *Engine, lose func() error) {

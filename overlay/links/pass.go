@@ -160,6 +160,7 @@ func (e *Engine) pass(ctx context.Context) *pass {
 	}
 	state := e.newState(p, plan, carried, facts, active, nextHops, states)
 	state.Sets = sets
+	e.keepEndpoints(plan)
 	e.publish(state)
 	return p
 }
@@ -182,7 +183,7 @@ func (e *Engine) remember(plan overlay.Plan, now time.Time) {
 	for _, t := range plan.Tunnels {
 		known[t.Device] = true
 		if e.tunnels[t.Device] == nil {
-			e.tunnels[t.Device] = &tunnel{state: Starting, reason: "not looked at yet", since: now}
+			e.tunnels[t.Device] = &tunnel{state: Starting, reason: "not looked at yet", since: now, learnt: e.endpoints[t.Device]}
 		}
 	}
 	maps.DeleteFunc(e.tunnels, func(d string, _ *tunnel) bool { return !known[d] })
@@ -307,7 +308,8 @@ func (e *Engine) sysctls(p *pass, want map[string]string) {
 // may have moved. An endpoint that the plan has changed is applied, and a dead tunnel goes back to the planned one.
 //
 // On the passive side a tunnel process that was restarted, or a kernel device that was made anew, has forgotten where the other end
-// is, and that would take 15 s to notice that nobody answers. So the passive side calls back where it last heard it, for a minute.
+// is, and that would take 15 s to notice that nobody answers. So the passive side calls back where it last heard it, for a minute. It
+// is on disk, so that this holds after a boot as well.
 func (e *Engine) roam(device string, w kernel.WireGuard, f Facts, now time.Time) kernel.WireGuard {
 	const callBack, callBackFor = 5, time.Minute
 	if w.Peer.Endpoint == farEnd {

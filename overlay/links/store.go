@@ -14,8 +14,8 @@ import (
 
 // Store keeps the plan in the state folder and the claim on the run folder: one engine per run folder.
 type Store struct {
-	plan, drained string
-	lock          *os.File
+	plan, drained, endpoints string
+	lock                     *os.File
 }
 
 // planFile is the plan's name in the state folder.
@@ -44,7 +44,9 @@ func OpenStore(stateDir, runDir string) (*Store, error) {
 		}
 		return nil, fmt.Errorf("lock %s: %w", name, err)
 	}
-	return &Store{plan: filepath.Join(stateDir, planFile), drained: filepath.Join(stateDir, drainedFile), lock: f}, nil
+	return &Store{
+		plan: filepath.Join(stateDir, planFile), drained: filepath.Join(stateDir, drainedFile), endpoints: filepath.Join(stateDir, endpointsFile), lock: f,
+	}, nil
 }
 
 // Close gives the run folder up.
@@ -127,12 +129,12 @@ func replaceFile(name string, v any) error {
 // KeysDir is where the keys that tunnels have agreed are kept in a state folder.
 func KeysDir(stateDir string) string { return filepath.Join(stateDir, "keys") }
 
-// Forget removes the plan, the drains and the keys that tunnels have agreed.
+// Forget removes the plan, the drains, the endpoints and the keys that tunnels have agreed.
 func (s *Store) Forget() error {
 	if err := os.RemoveAll(KeysDir(filepath.Dir(s.plan))); err != nil {
 		return fmt.Errorf("forget keys: %w", err)
 	}
-	for _, f := range []string{s.plan, s.drained} {
+	for _, f := range []string{s.plan, s.drained, s.endpoints} {
 		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("forget plan: %w", err)
 		}

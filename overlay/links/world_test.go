@@ -72,6 +72,7 @@ func (w *world) engine() *Engine {
 		w.t.Fatal(err)
 	}
 	e.plan = kept
+	e.loadEndpoints()
 	return e
 }
 
