@@ -131,6 +131,8 @@ type tunnel struct {
 	forgot time.Time
 	// handshake is the last one.
 	handshake handshake
+	// crossing tells of handshakes that wait for each other.
+	crossing crossing
 	// process says how starts of the tunnel process went.
 	process respawn
 }
