@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -88,6 +89,55 @@ func makeSlots(doc *config.Document, own, remote string, place int, t Tunnel) []
 	return made
 }
 
+// KeepSlots takes over the slots of tunnels that had some in a former plan, and of which p does not say any, as a fabric-site does that does not know
+// of them: keys that two ends have agreed are in use there. Not so where the tunnel itself is another one by now, or the places are taken.
+func (p *Plan) KeepSlots(former Plan) {
+	devices, ports := map[string]bool{}, map[int]bool{}
+	take := func(t Tunnel) {
+		for _, d := range t.Devices() {
+			devices[d] = true
+		}
+		for _, n := range t.ListenPorts() {
+			ports[n] = true
+		}
+	}
+	for _, t := range p.Tunnels {
+		take(t)
+	}
+	was := map[string]Tunnel{}
+	for _, t := range former.Slotted() {
+		was[t.Device] = t
+	}
+	p.KeptSlots = nil
+	for _, t := range p.Tunnels {
+		old := was[t.Device]
+		same := t.Kind == old.Kind && t.ListenPort == old.ListenPort && t.Endpoint == old.Endpoint && t.PublicKey == old.PublicKey
+		taken := slices.ContainsFunc(old.Slots, func(s Slot) bool { return devices[s.Device] || ports[s.ListenPort] })
+		if len(t.Slots) > 0 || len(old.Slots) == 0 || !same || taken {
+			continue
+		}
+		if p.KeptSlots == nil {
+			p.KeptSlots = map[string][]Slot{}
+		}
+		p.KeptSlots[t.Device] = old.Slots
+		take(Tunnel{Slots: old.Slots})
+	}
+}
+
+// Slotted are the plan's tunnels, with the slots that were kept.
+func (p Plan) Slotted() []Tunnel {
+	if len(p.KeptSlots) == 0 {
+		return p.Tunnels
+	}
+	tunnels := slices.Clone(p.Tunnels)
+	for i, t := range tunnels {
+		if len(t.Slots) == 0 {
+			tunnels[i].Slots = p.KeptSlots[t.Device]
+		}
+	}
+	return tunnels
+}
+
 // Devices are the tunnel's device and those of its slots: any of them may be there.
 func (t Tunnel) Devices() []string {
 	devices := []string{t.Device}
@@ -129,7 +179,7 @@ func (t Tunnel) In(slot int) (Tunnel, bool) {
 // validateKeys calls bad for all that is wrong with a plan's slots, preshared keys and rekey ages. Devices and ports are those that
 // tunnels take, by name.
 func (p Plan) validateKeys(devices map[string]int, ports map[int]string, bad func(format string, args ...any)) {
-	for _, t := range p.Tunnels {
+	for _, t := range p.Slotted() {
 		if t.PresharedKeyFile != "" && !filepath.IsAbs(t.PresharedKeyFile) {
 			bad("tunnel %q: preshared key file %q is not an absolute path", t.Name, t.PresharedKeyFile)
 		}

@@ -1,6 +1,9 @@
 package overlay
 
 import (
+	"encoding/json"
+	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -140,5 +143,64 @@ func TestValidateSlots(t *testing.T) {
 	p.VTEPs[0].Devices = []string{p.Tunnels[0].Slots[0].Device}
 	if err := p.Validate(); err == nil || !strings.Contains(err.Error(), "no tunnel has device") {
 		t.Errorf("a VTEP over a slot: %v", err)
+	}
+}
+
+// Places that a plan does not mention are kept from the plan before, unless the tunnel is another one or the places are taken.
+func TestKeepSlots(t *testing.T) {
+	former := compile(t, threeSites(), "gz")
+	for name, tt := range map[string]struct {
+		change func(*Plan)
+		kept   bool
+	}{
+		"nothing else":     {func(*Plan) {}, true},
+		"has places":       {func(p *Plan) { p.Tunnels[0].Slots = slices.Clone(former.Tunnels[0].Slots) }, false},
+		"another port":     {func(p *Plan) { p.Tunnels[0].ListenPort = 60000 }, false},
+		"another endpoint": {func(p *Plan) { p.Tunnels[0].Endpoint = netip.MustParseAddrPort("192.0.2.99:1") }, false},
+		"another key":      {func(p *Plan) { p.Tunnels[0].PublicKey = p.Tunnels[1].PublicKey }, false},
+		"a port is taken":  {func(p *Plan) { p.Tunnels[1].ListenPort = former.Tunnels[0].Slots[1].ListenPort }, false},
+		"a device is taken": {func(p *Plan) {
+			d := former.Tunnels[0].Slots[0].Device
+			for i := range p.VTEPs {
+				if j := slices.Index(p.VTEPs[i].Devices, p.Tunnels[1].Device); j >= 0 {
+					p.VTEPs[i].Devices[j] = d
+				}
+			}
+			p.Tunnels[1].Device = d
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := compile(t, threeSites(), "gz")
+			for i := range p.Tunnels {
+				p.Tunnels[i].Slots = nil
+			}
+			tt.change(&p)
+			digest, d := p.Digest(), p.Tunnels[0].Device
+			p.KeepSlots(former)
+			if _, kept := p.KeptSlots[d]; kept != tt.kept || p.Digest() != digest {
+				t.Errorf("kept %v, want %v; digest %s, was %s", kept, tt.kept, p.Digest(), digest)
+			}
+			if err := p.Validate(); err != nil {
+				t.Error(err)
+			}
+			// Over the disk and two plans later it is the same.
+			data, err := json.Marshal(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			read, err := ParsePlan(data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			next := p
+			next.KeptSlots = nil
+			next.KeepSlots(read)
+			if !reflect.DeepEqual(next.KeptSlots, p.KeptSlots) {
+				t.Errorf("next are %v, want %v", next.KeptSlots, p.KeptSlots)
+			}
+			if want := len(p.Tunnels[0].Slots) > 0 || tt.kept; (len(next.Slotted()[0].Slots) > 0) != want {
+				t.Errorf("slotted is %+v, want places %v", next.Slotted()[0], want)
+			}
+		})
 	}
 }

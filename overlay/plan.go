@@ -58,6 +58,9 @@ type Plan struct {
 	SetsWhole bool `json:"sets-whole,omitempty"`
 	// Kept are the sets that fabric-links has kept so. fabric-site sends none.
 	Kept []NextHopSet `json:"kept-sets,omitempty"`
+	// KeptSlots are, by device, the slots of tunnels that had some in the plan before and have none now, which fabric-links has kept
+	// (KeepSlots). fabric-site sends none.
+	KeptSlots map[string][]Slot `json:"kept-slots,omitempty"`
 }
 
 // BFD are the timers of a session.
@@ -164,7 +167,7 @@ type NextHop struct {
 
 // Digest identifies the plan's contents, but for what fabric-links has kept.
 func (p Plan) Digest() string {
-	p.Kept = nil
+	p.Kept, p.KeptSlots = nil, nil
 	b, err := json.Marshal(p)
 	if err != nil {
 		// Plan has only strings, numbers and addresses: all marshal.

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -474,4 +475,31 @@ func TestRotateLostState(t *testing.T) {
 	for _, n := range []*node{a, b} {
 		n.wait("keys of the tunnel's own", func() error { return generation(n, 2) })
 	}
+}
+
+// What stands where the keys of tunnels should be does not keep fabric-links from its work; a folder that is open to others is closed.
+func TestStartWithoutKeys(t *testing.T) {
+	a, b, plans := twoNodes(t)
+	for n, make := range map[*node]func(dir string) error{
+		a: func(dir string) error { return os.WriteFile(dir, nil, 0o600) },
+		b: func(dir string) error { return os.Mkdir(dir, 0o755) },
+	} {
+		dir := links.KeysDir(filepath.Join(n.dir, "state"))
+		if err := errors.Join(os.MkdirAll(filepath.Dir(dir), 0o700), make(dir)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.start()
+	b.start()
+	b.apply(plans[1])
+	told := slices.ContainsFunc(a.apply(plans[0]).Problems(), func(o links.Object) bool {
+		return o.Kind == "keys" && strings.Contains(o.Message, "not a directory")
+	})
+	if !told || len(a.logged("level=ERROR")) != 1 {
+		t.Errorf("told: %v; log %q", told, a.logged("level=ERROR"))
+	}
+	if info, err := os.Stat(links.KeysDir(filepath.Join(b.dir, "state"))); err != nil || info.Mode().Perm() != 0o700 || len(b.logged("closed to others")) != 1 {
+		t.Errorf("mode is %v, error %v", info.Mode(), err)
+	}
+	a.wait("VTEP to VTEP", func() error { return a.ping(b) })
 }

@@ -77,9 +77,10 @@ func runEngine(ctx context.Context, o options) error {
 	var engine *links.Engine
 	sessions := bfd.New(bfd.Config{Log: log, OnChange: func(c bfd.Change) { engine.SessionChanged(c) }})
 	prober := links.NewProber()
-	keys, err := rotation.OpenStore(links.KeysDir(o.stateDir))
-	if err != nil {
-		return err
+	keys, keysProblem := rotation.OpenStore(links.KeysDir(o.stateDir), log)
+	if keysProblem != nil {
+		// Tunnels come first: those that are there stay, and others have the document's keys.
+		log.Error("tunnels have their identity keys, and no others are made; mend this and restart fabric-links", "err", keysProblem)
 	}
 	exchange := rotation.NewExchange(log, func(ctx context.Context, device string, m rotation.Message) rotation.Message {
 		return engine.Answer(ctx, device, m)
@@ -88,7 +89,7 @@ func runEngine(ctx context.Context, o options) error {
 	engine = links.New(links.Config{
 		Log: log, Host: host, Repair: repair, Processes: processes, Reader: reader,
 		Carriers: links.NewCarriers(o.runDir, carrier), Liveness: links.Handshake{}, BFD: sessions, Paths: prober, Store: store,
-		Keys: keys, Exchange: exchange,
+		Keys: keys, Exchange: exchange, KeysProblem: keysProblem,
 		Ready: func() { close(ready) },
 		Beat:  func() { daemon.Notify(daemon.Watchdog) },
 	})

@@ -59,9 +59,11 @@ type Config struct {
 	Repair kernel.Host
 	// Store keeps the plan.
 	Store *Store
-	// Keys keeps keys that were agreed, and Exchange agrees them. Nil: tunnels keep the keys of the plan.
-	Keys     *rotation.Store
-	Exchange KeyExchange
+	// Keys keeps keys that were agreed, and Exchange agrees them. Nil: tunnels keep the keys of the plan. KeysProblem says why there are none
+	// though there should be; it is told with every state.
+	Keys        *rotation.Store
+	Exchange    KeyExchange
+	KeysProblem error
 	// Resync is the time between passes when nothing wakes the engine. Default 3 s.
 	Resync time.Duration
 	// Beat is called after every pass and before every step that may take seconds, Ready once after the first.
@@ -133,6 +135,8 @@ type tunnel struct {
 	forgot time.Time
 	// handshake is the last one.
 	handshake handshake
+	// crossing tells of handshakes that wait for each other.
+	crossing crossing
 	// process says how starts of the tunnel process went.
 	process respawn
 }
@@ -287,6 +291,7 @@ func (e *Engine) loop(ctx context.Context) error {
 			r.done <- e.drain(ctx, r.device, r.drained)
 		case f := <-e.calls:
 			f()
+			e.beat()
 		case <-e.wake:
 			e.onePass(ctx)
 			// Let the rest of a burst come in.
@@ -298,6 +303,7 @@ func (e *Engine) loop(ctx context.Context) error {
 				e.Wake()
 			case f := <-e.calls:
 				f()
+				e.beat()
 			case <-time.After(settle):
 			}
 		case <-e.urgent:
@@ -341,6 +347,9 @@ func (e *Engine) take(ctx context.Context, p overlay.Plan) applyAnswer {
 	}
 	if e.plan != nil && !p.SetsWhole {
 		p.Keep(e.plan.AllSets()...)
+	}
+	if e.plan != nil {
+		p.KeepSlots(*e.plan)
 	}
 	if e.plan == nil || !reflect.DeepEqual(*e.plan, p) {
 		if err := e.cfg.Store.Save(p); err != nil {

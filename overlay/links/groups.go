@@ -46,12 +46,16 @@ type way struct {
 	hops  kernel.NextHop
 	// refused says why the group could not be written last time.
 	refused error
+	// former are devices that the plan does not name for the VTEP any more, and which its route is over until those of the plan are up, or
+	// until the time given: a hub, where a tunnel of its own takes its place.
+	former []string
+	until  time.Time
 	// transit is what decides beside the tunnels where the VTEP is reached over hubs, nil elsewhere.
 	transit *transit
 }
 
 // newWay is the way to a VTEP of a plan, with what is known of it from before. hubs are the places of the devices' hubs, from 0.
-func newWay(v overlay.RemoteVTEP, ranks, hubs map[string]int, tunnels map[string]string, shared map[string]bool, before []*way) *way {
+func newWay(v overlay.RemoteVTEP, ranks, hubs map[string]int, tunnels map[string]string, shared map[string]bool, before []*way, now time.Time) *way {
 	w := &way{
 		key: vtepKey(v.Addr), devices: v.Devices, group: overlay.TunnelGroupID(v.Addr), members: map[string]uint32{}, shared: shared, tunnels: tunnels,
 	}
@@ -63,8 +67,36 @@ func newWay(v overlay.RemoteVTEP, ranks, hubs map[string]int, tunnels map[string
 	if i := slices.IndexFunc(before, func(old *way) bool { return old.key == w.key }); i >= 0 {
 		old := before[i]
 		w.current, w.known, w.route, w.there, w.hops, w.refused = old.current, old.known, old.route, old.there, old.hops, old.refused
+		w.linger(old.current, old.until, now)
 	}
 	return w
+}
+
+// formerFor is how long a VTEP's route may be over tunnels that the plan does not name for it any more. The other end, and the hub, may get the
+// document later; but nothing tells whether the hub still brings packets on.
+const formerFor = 5 * time.Minute
+
+// linger notes that the route is over devices of a former plan, if it is. until is zero where that has just come about.
+func (w *way) linger(current []string, until, now time.Time) {
+	if len(current) == 0 || slices.Contains(w.devices, current[0]) {
+		return
+	}
+	if until.IsZero() {
+		until = now.Add(formerFor)
+	}
+	w.former, w.until = current, until
+	for _, d := range current {
+		w.members[d] = overlay.TunnelNextHopID(d)
+	}
+}
+
+// times are when time alone may change the choice.
+func (w *way) times() []time.Time {
+	times := []time.Time{w.until}
+	if w.transit != nil {
+		times = append(times, w.transit.trust, w.transit.excused)
+	}
+	return times
 }
 
 // see takes the way as it was read.
@@ -83,7 +115,7 @@ func (w *way) over(r kernel.Route, hops kernel.NextHop) (devices []string) {
 		return nil
 	}
 	ids := strings.Split(hops.Group, ",")
-	for _, d := range w.devices {
+	for _, d := range slices.Concat(w.devices, w.former) {
 		if slices.Contains(ids, strconv.FormatUint(uint64(w.members[d]), 10)) {
 			devices = append(devices, d)
 		}
@@ -149,14 +181,22 @@ func (r *repair) best(w *way, blameless bool, now time.Time) (chosen []string) {
 			chosen = append(chosen, d)
 		}
 	}
-	if len(chosen) == 0 && unknown && !slices.ContainsFunc(w.current, func(d string) bool { return slices.Contains(w.devices, d) }) {
-		// The route is over a device that the plan does not name any more, and nothing is known of the others.
+	if len(chosen) == 0 && (unknown || now.Before(w.until) && r.carries(w.former, now)) && !slices.ContainsFunc(w.current, func(d string) bool { return slices.Contains(w.devices, d) }) {
+		// The route is over a device that the plan does not name any more, and of the others nothing is known or none is up.
 		return w.current
 	}
 	if len(chosen) > 1 && !w.grouped(chosen) {
 		return chosen[:1]
 	}
 	return chosen
+}
+
+// carries says whether a tunnel among these is up.
+func (r *repair) carries(devices []string, now time.Time) bool {
+	return slices.ContainsFunc(devices, func(d string) bool {
+		l := r.legs[d]
+		return l != nil && l.grade(true, now) != gradeDead
+	})
 }
 
 // groupOp makes the group have these members; nil if it has them.

@@ -190,6 +190,9 @@ func (e *Engine) routeVTEPs(p *pass, plan overlay.Plan, routes kind[kernel.Route
 // vtepReason says why a VTEP's route is over device, or over none.
 func (e *Engine) vtepReason(v overlay.RemoteVTEP, device string) string {
 	if t := e.tunnels[device]; t != nil {
+		if !slices.Contains(v.Devices, device) {
+			return "kept as the plan before had it, until a tunnel of the present one is up"
+		}
 		switch l := e.repair.look(device); {
 		case l.drained || l.remoteDrained:
 			return t.reason + "; used because no other tunnel is up"

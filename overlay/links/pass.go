@@ -120,11 +120,16 @@ func (e *Engine) pass(ctx context.Context) *pass {
 	facts = directFacts(plan, found, facts)
 	// WireGuard can be asked only where it answers.
 	answering := map[string]kernel.WireGuard{}
-	for d, w := range want.wireguards {
+	for _, t := range plan.Tunnels {
+		d := t.Device
+		w, is := want.wireguards[d]
+		switch f, answers := facts[d]; {
+		case !is:
 		// A device that a process made only just now is not marked as ours yet.
-		if _, ok := facts[d]; ok && p.objects[[2]string{kindLink, d}].Status != Pending {
-			answering[d] = e.roam(d, w, facts[d], now)
-		} else {
+		case answers && p.objects[[2]string{kindLink, d}].Status != Pending:
+			answering[d] = e.roam(d, w, f, now)
+			e.redial(ctx, plan.Gateway, t, now)
+		default:
 			p.note(kindWireGuard, d, &pendingError{"the device to answer"})
 		}
 	}
@@ -304,8 +309,8 @@ func (e *Engine) sysctls(p *pass, want map[string]string) {
 	}, want)
 }
 
-// roam keeps the endpoint that WireGuard has learnt from authenticated packets, as long as the tunnel is alive with it: the other end
-// may have moved. An endpoint that the plan has changed is applied, and a dead tunnel goes back to the planned one.
+// roam keeps the endpoint that WireGuard has learnt from authenticated packets, as long as the tunnel is alive with it or a handshake is
+// under way: the other end may have moved. An endpoint that the plan has changed is applied, and a dead tunnel goes back to the planned one.
 //
 // On the passive side a tunnel process that was restarted, or a kernel device that was made anew, has forgotten where the other end
 // is, and that would take 15 s to notice that nobody answers. So the passive side calls back where it last heard it, for a minute. It
@@ -321,7 +326,8 @@ func (e *Engine) roam(device string, w kernel.WireGuard, f Facts, now time.Time)
 	t := e.tunnels[device]
 	changed := t.endpoint != "" && t.endpoint != w.Peer.Endpoint.String()
 	fresh := !f.LastHandshake.IsZero() && f.Age < RejectAfter
-	if f.Endpoint.IsValid() && (fresh && !changed || !w.Peer.Endpoint.IsValid()) {
+	t.crossing.reading(fresh, f.RxBytes, now)
+	if f.Endpoint.IsValid() && ((fresh || t.crossing.lately(now)) && !changed || !w.Peer.Endpoint.IsValid()) {
 		w.Peer.Endpoint = f.Endpoint
 	}
 	switch {

@@ -155,7 +155,7 @@ func (l *leg) tell(t bfd.Transition, now time.Time) {
 // others now. The pass sees to what fails.
 func (r *repair) mend(device string, now time.Time) {
 	for _, w := range r.ways {
-		if slices.Contains(w.devices, device) {
+		if slices.Contains(w.devices, device) || slices.Contains(w.current, device) {
 			r.correct(w, now)
 		}
 	}
@@ -230,8 +230,11 @@ func (r *repair) settle(ctx context.Context, generation uint64, have map[kernel.
 		if have != nil {
 			found := !w.known
 			w.see(have, hops)
+			if found {
+				w.linger(w.current, time.Time{}, now)
+			}
 			if found && w.there && w.transit != nil {
-				w.transit.adopt(now)
+				w.transit.adopt(w.hub(), now)
 			}
 			var want []string
 			want, o.group = r.regroup(ctx, w, r.choose(w, now), now)
@@ -273,8 +276,10 @@ func (r *repair) next() time.Time {
 		}
 	}
 	for _, w := range r.ways {
-		if w.transit != nil && w.transit.trust.After(now) && (next.IsZero() || w.transit.trust.Before(next)) {
-			next = w.transit.trust
+		for _, t := range w.times() {
+			if t.After(now) && (next.IsZero() || t.Before(next)) {
+				next = t
+			}
 		}
 	}
 	for _, t := range r.setTimes() {

@@ -41,6 +41,9 @@ type rotations struct {
 	tunnels map[string]*rotating
 	// planned is the device of the plan for each that there may be.
 	planned map[string]string
+	// writes counts what was put on the disk in this pass; the next one begins behind last.
+	writes int
+	last   string
 }
 
 // rotating are the keys of one tunnel.
@@ -64,11 +67,13 @@ func (e *Engine) adopt(plan overlay.Plan) {
 	}
 	was := e.keys.tunnels
 	e.keys = rotations{digest: plan.Digest(), tunnels: map[string]*rotating{}, planned: map[string]string{}}
+	there := map[string]bool{}
 	for _, t := range plan.Tunnels {
 		for _, d := range t.Devices() {
 			e.keys.planned[d] = t.Device
 		}
-		if len(t.Slots) == 0 || t.Kind != "wireguard" || t.BFD == nil || e.cfg.BFD == nil {
+		there[t.Device] = t.Kind == overlay.KindWireGuard
+		if len(t.Slots) == 0 || t.Kind != overlay.KindWireGuard {
 			continue
 		}
 		identity := identityOf(t)
@@ -81,20 +86,19 @@ func (e *Engine) adopt(plan overlay.Plan) {
 			}
 		}
 		r.plan, r.t.Age = t, time.Duration(t.RekeyAge)*time.Second
-		if !r.kept && t.RekeyAge > 0 {
-			// The age counts from now on.
-			if err := e.cfg.Keys.Save(t.Device, r.t.Record, nil); err != nil {
-				r.problem = errors.Join(r.problem, err)
-			} else {
-				r.kept = true
-			}
+		if !e.judged(t) && r.t.Current.Generation == 0 && r.t.Next == nil {
+			continue
 		}
 		e.keys.tunnels[t.Device] = r
 	}
-	if err := e.cfg.Keys.Forget(func(d string) bool { return e.keys.tunnels[d] != nil }); err != nil {
+	// A plan that says nothing of other keys, from an older fabric-site, is no reason to destroy those of a tunnel that is still there.
+	if err := e.cfg.Keys.Forget(func(d string) bool { return there[d] }); err != nil {
 		e.cfg.Log.Warn("keys of tunnels that are gone stay on disk", "err", err)
 	}
 }
+
+// judged says whether BFD tells of a tunnel if it is up. Without it keys stay what they are.
+func (e *Engine) judged(t overlay.Tunnel) bool { return t.BFD != nil && e.cfg.BFD != nil }
 
 // identityOf is a digest of the keys that the document gives a tunnel's ends, "" if our own cannot be read now.
 func identityOf(t overlay.Tunnel) string {
@@ -112,6 +116,7 @@ func identityOf(t overlay.Tunnel) string {
 
 // expand is the plan with each tunnel as often as generations of its keys are up, the next one first, and with their keys.
 func (e *Engine) expand(plan overlay.Plan) overlay.Plan {
+	plan.Tunnels = plan.Slotted()
 	e.adopt(plan)
 	if len(e.keys.tunnels) == 0 {
 		return plan
@@ -188,7 +193,7 @@ func (e *Engine) prompt() map[string]bool {
 func (e *Engine) view(r *rotating) rotation.View {
 	e.repair.mu.Lock()
 	defer e.repair.mu.Unlock()
-	v := rotation.View{Drained: e.drained[r.plan.Device]}
+	v := rotation.View{Drained: e.drained[r.plan.Device] || !e.judged(r.plan)}
 	up := map[int]bool{}
 	live, ways := r.t.Live()
 	away := 0
@@ -208,36 +213,76 @@ func (e *Engine) view(r *rotating) rotation.View {
 	return v
 }
 
+// mostWrites bounds how many tunnels' keys are put on the disk in one pass, each with a handful of fsyncs: a pass that does so for hundreds of
+// tunnels at once would leave all of them alone for seconds.
+const mostWrites = 8
+
 // rotate takes each tunnel's keys on by a step. exists says whether a device is there.
 func (e *Engine) rotate(p *pass, exists func(device string) bool) {
+	if e.cfg.KeysProblem != nil {
+		p.note(kindKeys, "*", e.cfg.KeysProblem)
+	}
 	if e.cfg.Keys == nil {
 		return
 	}
 	now := e.cfg.Now()
 	var ends []rotation.End
-	for _, d := range slices.Sorted(maps.Keys(e.keys.tunnels)) {
+	devices := slices.Sorted(maps.Keys(e.keys.tunnels))
+	first, found := slices.BinarySearch(devices, e.keys.last)
+	if found {
+		first++
+	}
+	e.keys.writes, e.keys.last = 0, ""
+	for i := range devices {
+		d := devices[(first+i)%len(devices)]
 		r := e.keys.tunnels[d]
-		before, _ := r.t.Live()
-		next, action := r.t.Step(now, e.view(r))
-		err := e.keep(r, next)
-		p.note(kindKeys, r.plan.Name, errors.Join(r.problem, err))
-		after, _ := r.t.Live()
-		if !reflect.DeepEqual(before, after) {
-			p.changes++
-			e.cfg.Log.Info("tunnel keys", "tunnel", r.plan.Name, "generation", r.t.Current.Generation, "now", r.describe(now))
+		if e.keys.writes < mostWrites {
+			e.stepKeys(p, r, now)
+			if e.keys.writes >= mostWrites {
+				e.keys.last = d
+				e.Wake()
+			}
+		} else {
+			p.note(kindKeys, r.plan.Name, r.problem)
 		}
-		for _, k := range after {
+		live, _ := r.t.Live()
+		for _, k := range live {
 			if one := r.end(k.Generation); exists(one.Device) {
 				ends = append(ends, one)
 			}
-		}
-		if err == nil && action != nil && !r.busy {
-			e.ask(p.ctx, r, *action)
 		}
 	}
 	if err := e.cfg.Exchange.Listen(ends); err != nil {
 		p.note(kindKeys, "exchange", err)
 	}
+}
+
+// stepKeys takes one tunnel's keys on.
+func (e *Engine) stepKeys(p *pass, r *rotating, now time.Time) {
+	before, _ := r.t.Live()
+	next, action := r.t.Step(now, e.view(r))
+	err := e.keep(r, next)
+	if err == nil && !r.kept && r.plan.RekeyAge > 0 {
+		// The age counts from now on.
+		err = e.save(r, r.t.Record, nil)
+		r.kept = err == nil
+	}
+	p.note(kindKeys, r.plan.Name, errors.Join(r.problem, err))
+	after, _ := r.t.Live()
+	if !reflect.DeepEqual(before, after) {
+		p.changes++
+		e.cfg.Log.Info("tunnel keys", "tunnel", r.plan.Name, "generation", r.t.Current.Generation, "now", r.describe(now))
+	}
+	if err == nil && action != nil && !r.busy {
+		e.ask(p.ctx, r, *action)
+	}
+}
+
+// save puts a record on the disk.
+func (e *Engine) save(r *rotating, record rotation.Record, keep []rotation.Key) error {
+	e.keys.writes++
+	e.beat()
+	return e.cfg.Keys.Save(r.plan.Device, record, keep)
 }
 
 // dialAfter is what the end that dials gives the other to get ready. Where both could dial the one that proposed does: two handshakes that
@@ -252,7 +297,7 @@ func (e *Engine) keep(r *rotating, next rotation.Tunnel) error {
 	was, _ := r.t.Live()
 	live, _ := next.Live()
 	if !reflect.DeepEqual(r.t.Record, next.Record) || !reflect.DeepEqual(was, live) {
-		if err := e.cfg.Keys.Save(r.plan.Device, next.Record, live); err != nil {
+		if err := e.save(r, next.Record, live); err != nil {
 			return err
 		}
 		r.kept, r.problem = true, nil
@@ -278,6 +323,7 @@ func (e *Engine) ask(ctx context.Context, r *rotating, a rotation.Action) {
 	m := rotation.Message{Verb: a.Verb.String(), Generation: a.Generation}
 	var key rotation.Key
 	if a.Verb == rotation.Propose {
+		e.keys.writes++
 		var err error
 		if key, m.Preshared, err = e.cfg.Keys.NewKeys(r.plan.Device, a.Generation, "", e.cfg.Wall().Round(0)); err != nil {
 			_ = e.keep(r, r.t.Failed(e.cfg.Now(), err.Error()))
@@ -318,7 +364,7 @@ func (e *Engine) answered(r *rotating, a rotation.Action, key rotation.Key, answ
 			_ = e.keep(r, r.t.Failed(now, err.Error()))
 			// What was made for it goes.
 			live, _ := r.t.Live()
-			if err := e.cfg.Keys.Save(r.plan.Device, r.t.Record, live); err != nil {
+			if err := e.save(r, r.t.Record, live); err != nil {
 				e.cfg.Log.Warn("keys that came to nothing stay on disk", "tunnel", r.plan.Name, "err", err)
 			}
 		}
@@ -447,11 +493,12 @@ func (e *Engine) rotatable(device string) (*rotating, error) {
 	if e.plan == nil {
 		return nil, fmt.Errorf("rotate %s: %w: fabric-links has no plan yet", device, errNoTunnel)
 	}
-	i := slices.IndexFunc(e.plan.Tunnels, func(t overlay.Tunnel) bool { return t.Device == device })
+	tunnels := e.plan.Slotted()
+	i := slices.IndexFunc(tunnels, func(t overlay.Tunnel) bool { return t.Device == device })
 	if i < 0 {
 		return nil, fmt.Errorf("rotate %s: %w: it is not a tunnel device of %s; fabric-links status lists them", device, errNoTunnel, e.plan.Gateway)
 	}
-	t := e.plan.Tunnels[i]
+	t := tunnels[i]
 	no := func(format string, args ...any) (*rotating, error) {
 		return nil, fmt.Errorf("rotate %s: %w: "+format, append([]any{t.Name, errNoRotation}, args...)...)
 	}
@@ -463,6 +510,8 @@ func (e *Engine) rotatable(device string) (*rotating, error) {
 		return no("nothing tells whether new keys work without BFD on it")
 	case len(t.Slots) == 0:
 		return no("there are no UDP ports for other keys; choose a lower wireguard-port or public-port, and open those that fabric-site check names")
+	case r == nil && e.cfg.KeysProblem != nil:
+		return no("fabric-links keeps no keys: %w", e.cfg.KeysProblem)
 	case r == nil:
 		return no("fabric-links keeps no keys")
 	case e.drained[device]:

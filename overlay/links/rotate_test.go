@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"os"
@@ -87,7 +88,7 @@ func runningRotation(t *testing.T) (*world, *Engine, *fakeBFD, *otherEnd) {
 	w := newWorld(t)
 	e, f := w.withBFD()
 	o := &otherEnd{public: base64.StdEncoding.EncodeToString(make([]byte, 32))}
-	store, err := rotation.OpenStore(KeysDir(w.stateDir))
+	store, err := rotation.OpenStore(KeysDir(w.stateDir), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -407,7 +408,7 @@ func TestRotateInAGroup(t *testing.T) {
 	w := newWorld(t)
 	e, f := w.withBFD()
 	o := &otherEnd{public: base64.StdEncoding.EncodeToString(make([]byte, 32))}
-	store, err := rotation.OpenStore(KeysDir(w.stateDir))
+	store, err := rotation.OpenStore(KeysDir(w.stateDir), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -212,11 +212,16 @@ func (r *repair) expect(plan overlay.Plan, drained map[string]bool, withBFD bool
 				own[d] = true
 			}
 		}
-		w := newWay(v, ranks, hubPlaces(plan, v), tunnels, own, r.ways)
+		w := newWay(v, ranks, hubPlaces(plan, v), tunnels, own, r.ways, now)
 		if withBFD && v.BFD != nil && len(v.Via) > 0 {
 			w.transit = newTransit(plan, v, now)
 			if i := slices.IndexFunc(r.ways, func(old *way) bool { return old.key == w.key }); i >= 0 {
-				w.transit.inherit(r.ways[i].transit)
+				if old := r.ways[i]; old.transit == nil && len(old.current) > 0 {
+					// It was reached otherwise so far.
+					w.transit.adopt("", now)
+				} else {
+					w.transit.inherit(old.transit)
+				}
 			}
 		}
 		ways = append(ways, w)
@@ -244,8 +249,9 @@ func (r *repair) heard(states map[bfd.Path]bfd.Status, changes map[string]int) {
 	r.heardSets(states, changes)
 	for _, w := range r.ways {
 		if t := w.transit; t != nil && t.state == bfd.Down {
-			st := states[t.path]
-			t.excused = t.excused || st.State == bfd.Down && st.Remote == bfd.AdminDown && st.RemoteDiscriminator != 0
+			if st := states[t.path]; st.State == bfd.Down && st.Remote == bfd.AdminDown && st.RemoteDiscriminator != 0 {
+				t.excused = r.now().Add(excuse)
+			}
 		}
 	}
 }

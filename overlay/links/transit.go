@@ -35,9 +35,14 @@ type transit struct {
 	trust time.Time
 	// failed: it was not up in time, and has not been since.
 	failed bool
-	// excused: the neighbour's operator, or its end, took the session down. That is no failure.
-	excused bool
+	// excused is until when it is no failure that the session is down, because the neighbour's operator, or its end, took it down; zero where
+	// nobody did.
+	excused time.Time
 }
+
+// excuse is how long a session that was taken down by intent says nothing about the neighbour, since that was last heard: as long as
+// WireGuard's handshake vouches for one that is reached directly.
+const excuse = RejectAfter
 
 func newTransit(plan overlay.Plan, v overlay.RemoteVTEP, now time.Time) *transit {
 	t := &transit{
@@ -65,10 +70,17 @@ func transitPath(plan overlay.Plan, v overlay.RemoteVTEP) bfd.Path {
 // patience is how long a session may take to come up.
 func (t *transit) patience() time.Duration { return t.detection + slowStart }
 
-// adopt trusts a route that was there at the start: another process found it good.
-func (t *transit) adopt(now time.Time) {
-	if t.state != bfd.Up {
-		t.failed, t.trust = false, now.Add(t.patience())
+// adopt trusts a route that is there already: another process, or another session, found it good. hub is the one that it is over: those
+// that would come first were not good, or were just away, and the session must fail before they are tried again.
+func (t *transit) adopt(hub string, now time.Time) {
+	if t.state == bfd.Up {
+		return
+	}
+	t.failed, t.trust = false, now.Add(t.patience())
+	if i := slices.Index(t.hubs, hub); i > 0 {
+		for _, better := range t.hubs[:i] {
+			t.blamed[better] = true
+		}
 	}
 }
 
@@ -76,9 +88,9 @@ func (t *transit) adopt(now time.Time) {
 func (t *transit) tell(c bfd.Transition, hub string, now time.Time) {
 	switch {
 	case c.To == bfd.Up:
-		t.failed, t.excused, t.trust = false, false, time.Time{}
+		t.failed, t.excused, t.trust = false, time.Time{}, time.Time{}
 	case c.RemoteAdminDown():
-		t.excused = true
+		t.excused = now.Add(excuse)
 	case c.To == bfd.AdminDown:
 	case c.From == bfd.Up:
 		t.failed = t.count < 2
@@ -86,9 +98,9 @@ func (t *transit) tell(c bfd.Transition, hub string, now time.Time) {
 		if c.Diag == bfd.DiagNeighbourDown {
 			t.blame(hub)
 		}
-	case c.To == bfd.Init && t.excused:
+	case c.To == bfd.Init && !t.excused.IsZero():
 		// The session begins anew.
-		t.excused, t.trust = false, now.Add(t.patience())
+		t.excused, t.trust = time.Time{}, now.Add(t.patience())
 	case c.To == bfd.Init:
 		// It answers at once if it hears us.
 		if soon := now.Add(t.detection); t.trust.After(soon) {
@@ -111,7 +123,11 @@ func (t *transit) blame(hub string) {
 
 // lapse sees to what patience did not help.
 func (t *transit) lapse(hub string, now time.Time) {
-	if t.state == bfd.Up || t.excused || t.trust.IsZero() || now.Before(t.trust) {
+	if !t.excused.IsZero() && !now.Before(t.excused) {
+		t.excused, t.trust = time.Time{}, now
+		t.reason = "it was taken down at the other end, which has not been heard for " + excuse.String()
+	}
+	if t.state == bfd.Up || !t.excused.IsZero() || t.trust.IsZero() || now.Before(t.trust) {
 		return
 	}
 	t.failed, t.trust = true, time.Time{}
@@ -130,7 +146,7 @@ func (t *transit) moved(now time.Time) {
 
 // down says why the VTEP counts as unreachable though a hub is reached; "" if it does not.
 func (t *transit) down() string {
-	if t == nil || t.state == bfd.Up || t.excused || !t.failed {
+	if t == nil || t.state == bfd.Up || !t.excused.IsZero() || !t.failed {
 		return ""
 	}
 	return "BFD across the hub: " + t.reason

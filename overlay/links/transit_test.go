@@ -345,3 +345,153 @@ func TestSetLeavesTransit(t *testing.T) {
 	w.take(e, p)
 	w.expectSet("d is back and wanted", dc, legD)
 }
+
+// silent makes the sessions across hubs hear nothing any more, which is no change where they are down.
+func (f *fakeBFD) silent() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for path, st := range f.sessions {
+		if path.Multihop {
+			st.RemoteDiscriminator = 0
+		}
+	}
+}
+
+// A neighbour that took its end down by intent, as a restart does, and is not heard again, is gone in the end.
+func TestTransitExcuseEnds(t *testing.T) {
+	for _, tt := range []struct {
+		hubs  []string
+		after string
+	}{{[]string{"b"}, b0}, {[]string{"b", "c"}, c0}} {
+		w, e, f := across(t, tt.hubs...)
+		f.crossUp()
+		f.cross(bfd.Down, bfd.DiagNeighbourDown, bfd.AdminDown)
+		w.age(time.Hour)
+		w.expectD(e, "as long as it is heard to say so", b0, b0)
+		f.silent()
+		w.age(excuse - time.Millisecond)
+		w.expectD(e, "not heard for long", b0, b0)
+		if next := e.repair.next(); !next.Equal(w.now.Add(time.Millisecond)) {
+			t.Errorf("next look is at %s, now is %s", next, w.now)
+		}
+		w.age(time.Millisecond)
+		w.settle(e)
+		w.expectD(e, "for too long", tt.after, "")
+		if vs := e.State().VTEPs; !strings.Contains(vs[2].Reason, "not been heard for 3m0s") {
+			t.Errorf("reason is %q", vs[2].Reason)
+		}
+		f.crossUp()
+		w.expectD(e, "back", tt.after, tt.after)
+	}
+}
+
+// The hub that did not bring packets on is not tried again because this process was restarted.
+func TestTransitBlameOutlivesRestart(t *testing.T) {
+	w, e, f := across(t, "b", "c")
+	f.crossUp()
+	f.signaled()
+	f.crossUp()
+	w.expectD(e, "over the second", c0, c0)
+	w.kill(e)
+	before := len(w.k.Applied())
+	e, f = w.withBFD()
+	w.settle(e)
+	f.up(b0, b1, c0)
+	w.expectD(e, "after a restart", c0, c0)
+	f.crossUp()
+	w.age(time.Hour)
+	w.expectD(e, "an hour later", c0, c0)
+	if got := w.k.Applied()[before:]; len(got) != 0 {
+		t.Errorf("steps are %q", got)
+	}
+	f.signaled()
+	w.expectD(e, "until it does not bring packets on either", b0, b0)
+}
+
+// directly is hubPlan in which d is reached by a tunnel of its own.
+func directly() overlay.Plan {
+	p := hubPlan()
+	one := p.Tunnels[2]
+	one.Device, one.Name, one.Remote, one.ListenPort = d0, "a/d/0", "d", 51830
+	one.LinkLocal, one.RemoteLinkLocal = overlay.LinkLocal("a", "d", 0), overlay.LinkLocal("d", "a", 0)
+	p.Tunnels = append(p.Tunnels, one)
+	v := &p.VTEPs[len(p.VTEPs)-1]
+	v.Via, v.BFD, v.Devices = nil, nil, []string{d0}
+	return p
+}
+
+var d0 = overlay.TunnelDevice("a", "d", 0)
+
+// A tunnel of its own takes the place of a hub: traffic goes over the hub until that tunnel is up, for some minutes.
+func TestTransitBecomesDirect(t *testing.T) {
+	// steps other than those are none.
+	routes := func(w *world, since int) (steps []string) {
+		for _, s := range w.k.Applied()[since:] {
+			if strings.HasPrefix(s, "routes") && strings.Contains(s, dVTEP) {
+				steps = append(steps, strings.Fields(s)[1])
+			}
+		}
+		return steps
+	}
+	t.Run("comes up", func(t *testing.T) {
+		w, e, f := across(t, "b")
+		f.crossUp()
+		w.expectD(e, "over the hub", b0, b0)
+		before := len(w.k.Applied())
+		w.take(e, directly())
+		w.expectD(e, "the tunnel is not up yet", b0, b0)
+		for _, v := range e.State().VTEPs {
+			if v.Gateway == "d" && !strings.Contains(v.Reason, "plan before") {
+				t.Errorf("reason is %q", v.Reason)
+			}
+		}
+		w.age(formerFor - time.Second)
+		w.expectD(e, "nor minutes later", b0, b0)
+		f.up(d0)
+		w.expectD(e, "up", d0, d0)
+		if got := routes(w, before); !slices.Equal(got, []string{"replace"}) {
+			t.Errorf("steps are %q", got)
+		}
+		f.down(d0)
+		w.expectD(e, "down: the hub is over", "unreachable", "")
+	})
+	t.Run("does not come up", func(t *testing.T) {
+		w, e, f := across(t, "b")
+		f.crossUp()
+		w.take(e, directly())
+		w.age(formerFor - time.Second)
+		w.kill(e)
+		e, f = w.withBFD()
+		w.settle(e)
+		w.expectD(e, "after a restart", b0, b0)
+		f.up(b0)
+		if next := e.repair.next(); next.IsZero() || next.After(w.now.Add(formerFor)) {
+			t.Errorf("next look is at %s", next)
+		}
+		w.age(formerFor)
+		w.settle(e)
+		w.expectD(e, "in the end", "unreachable", "")
+	})
+	t.Run("the hub is lost meanwhile", func(t *testing.T) {
+		w, e, f := across(t, "b")
+		f.crossUp()
+		w.take(e, directly())
+		f.down(b0)
+		w.expectD(e, "without the hub", "unreachable", "")
+		f.up(d0)
+		w.expectD(e, "up", d0, d0)
+	})
+	t.Run("and back", func(t *testing.T) {
+		w, e, f := across(t, "b")
+		f.crossUp()
+		w.take(e, directly())
+		f.up(d0)
+		w.expectD(e, "directly", d0, d0)
+		w.take(e, hubPlan("b"))
+		w.expectD(e, "over a hub, whose session has just begun", b0, b0)
+		w.age(dPatience)
+		w.expectD(e, "which does not come up", b0, "")
+		f.crossUp()
+		w.expectD(e, "up", b0, b0)
+	})
+}

@@ -39,8 +39,10 @@ type world struct {
 	asked     []string
 	handshake map[string]time.Time
 	roamed    map[string]netip.AddrPort
-	stateDir  string
-	runDir    string
+	// rx is what was received on a tunnel, in bytes.
+	rx       map[string]uint64
+	stateDir string
+	runDir   string
 }
 
 func newWorld(t *testing.T) *world {
@@ -48,7 +50,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{
 		t: t, k: kerneltest.New(), now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 		alive: map[string]bool{}, broken: map[string]bool{}, hung: map[string]bool{}, stubborn: map[string]bool{}, left: map[string]bool{},
-		handshake: map[string]time.Time{}, roamed: map[string]netip.AddrPort{},
+		handshake: map[string]time.Time{}, roamed: map[string]netip.AddrPort{}, rx: map[string]uint64{},
 		stateDir: t.TempDir(), runDir: t.TempDir(),
 	}
 	w.k.Without(func(f *kernel.Features) { f.WireGuard = false })
@@ -161,7 +163,7 @@ func (w *world) Facts(ctx context.Context, devices []string) (map[string]Facts, 
 		if _, ok := have[d]; !ok && !w.alive[d] || w.left[d] {
 			continue
 		}
-		f := Facts{Hung: w.hung[d], LastHandshake: w.handshake[d], Endpoint: configured[d].Peer.Endpoint, ListenPort: configured[d].ListenPort}
+		f := Facts{Hung: w.hung[d], LastHandshake: w.handshake[d], Endpoint: configured[d].Peer.Endpoint, ListenPort: configured[d].ListenPort, RxBytes: w.rx[d]}
 		if r, ok := w.roamed[d]; ok {
 			f.Endpoint = r
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,8 +20,9 @@ import (
 // DEVICE-N-XXXX.key and .psk. Key files are written once, under names of their own, before a record names them; the record decides.
 type Store struct{ dir string }
 
-// OpenStore makes the folder where it is missing. A folder that others can write to is refused.
-func OpenStore(dir string) (*Store, error) {
+// OpenStore makes the folder where it is missing. Where others could get at it, it is closed to them and log says so; what is in it is judged file
+// by file. An error is a folder that is not ours.
+func OpenStore(dir string, log *slog.Logger) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("folder of tunnel keys: %w", err)
 	}
@@ -31,8 +33,14 @@ func OpenStore(dir string) (*Store, error) {
 	if !info.IsDir() {
 		return nil, fmt.Errorf("folder of tunnel keys: %s is not a folder; remove it", dir)
 	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return nil, fmt.Errorf("folder of tunnel keys: %s has mode %04o: %w; chmod 700 it", dir, mode, os.ErrPermission)
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+		return nil, fmt.Errorf("folder of tunnel keys: %s belongs to user %d: %w; chown it", dir, st.Uid, os.ErrPermission)
+	}
+	if mode := info.Mode().Perm(); mode != 0o700 {
+		if err := os.Chmod(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("folder of tunnel keys has mode %04o: %w; chmod 700 it", mode, err)
+		}
+		log.Warn("the folder of tunnel keys was closed to others", "dir", dir, "mode", fmt.Sprintf("%04o", mode), "now", "0700")
 	}
 	return &Store{dir}, nil
 }

@@ -3,6 +3,7 @@ package rotation
 import (
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,7 +14,7 @@ import (
 func openStore(t *testing.T) (*Store, string) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "keys")
-	s, err := OpenStore(dir)
+	s, err := OpenStore(dir, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,15 +192,42 @@ func TestStoreFails(t *testing.T) {
 	}
 }
 
+// A folder that others can get at is closed to them, and the keys in it are used.
+func TestOpenStoreNarrows(t *testing.T) {
+	s, dir := openStore(t)
+	k := agree(t, s, 1)
+	must(t, s.Save("fxw0", Record{Identity: "id", Current: k}, nil))
+	for _, mode := range []os.FileMode{0o755, 0o770, 0o777, 0o500} {
+		must(t, os.Chmod(dir, mode))
+		var log strings.Builder
+		s, err := OpenStore(dir, slog.New(slog.NewTextHandler(&log, nil)))
+		if err != nil {
+			t.Errorf("%04o: %v", mode, err)
+			continue
+		}
+		if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+			t.Errorf("%04o: the mode is %v, error %v", mode, info.Mode(), err)
+		}
+		if !strings.Contains(log.String(), "closed to others") || !strings.Contains(log.String(), dir) {
+			t.Errorf("%04o: the log is %q", mode, log.String())
+		}
+		if r, kept, err := s.Load("fxw0", "id", start); err != nil || !kept || r.Current != k {
+			t.Errorf("%04o: record is %+v, kept %v, error %v", mode, r, kept, err)
+		}
+	}
+}
+
 func TestOpenStoreRefuses(t *testing.T) {
-	dir := t.TempDir()
-	must(t, os.Chmod(dir, 0o755))
-	if _, err := OpenStore(dir); !errors.Is(err, os.ErrPermission) {
-		t.Errorf("folder that others can read: %v", err)
+	if os.Geteuid() == 0 {
+		dir := t.TempDir()
+		must(t, os.Chown(dir, 12345, -1))
+		if _, err := OpenStore(dir, slog.New(slog.DiscardHandler)); !errors.Is(err, os.ErrPermission) {
+			t.Errorf("another user's folder: %v", err)
+		}
 	}
 	file := filepath.Join(t.TempDir(), "keys")
 	must(t, os.WriteFile(file, nil, 0o600))
-	if _, err := OpenStore(file); err == nil {
+	if _, err := OpenStore(file, slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("a file was taken for a folder")
 	}
 }
