@@ -195,4 +195,8 @@ type VRF struct {
 	Import []RT
 	// Multipath is how many paths may share traffic, Best among them; less than 2: one.
 	Multipath int
+	// Resolve says that the next hops of peers and static routes are looked for: on Networks, which the VRF's interfaces are on, or through
+	// other routes of the VRF. Without it Table.Resolve knows of none.
+	Resolve  bool
+	Networks []Network
 }

@@ -81,7 +81,7 @@ func newSets() sets {
 
 // setFor finds or makes the set that a choice wants, and the route that refers to it; nil for none.
 func (f *fib) setFor(in *intent, m *vrf.Member, c rib.Choice, plain kernel.Route) (*nextHopSet, kernel.Route) {
-	legs, r, ok := m.Legs(c, plain, f.site.rib.Lookup, in.session)
+	legs, r, ok := m.Legs(c, plain, f.site.rib.Resolve, in.session)
 	if !ok || !f.site.cfg.Kernel.Features().NextHops {
 		return nil, r
 	}

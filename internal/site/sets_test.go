@@ -98,6 +98,29 @@ func TestSets(t *testing.T) {
 	g.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute, "10.4.0.0/16 "+ceThenFarRoute)
 }
 
+// The second next hop of a set lies behind another route, and follows it.
+func TestSetsFollowTheSecond(t *testing.T) {
+	t.Parallel()
+	g := newSetGate(t).start().waitReady()
+	g.wantHealthy()
+	second := fromCE("10.3.0.0/16", "192.0.2.9")
+	second.Key.Source.Name, second.Key.Source.Addr = "ce2", second.Attrs.NextHop
+	second.Attrs.ASPath = []rib.ASSegment{{ASNs: []uint32{65200, 65200}}}
+	// via has a static route lead to the second, and waits for the set that follows from it.
+	via := func(gateway string) {
+		g.t.Helper()
+		to := fromCE("192.0.2.9/32", gateway)
+		to.Key.Source = rib.Source{Kind: rib.Static, VRF: "CORE"}
+		g.rib.Update(to)
+		set := overlay.NextHopSetID("CORE", []overlay.Leg{legCE, {Gateway: netip.MustParseAddr(gateway), Device: "eth1"}}, 0)
+		g.wantRoutes(static, "192.0.2.9/32 via "+gateway, fmt.Sprintf("10.3.0.0/16 nhid %d", set))
+		g.wantSet(set, "use")
+	}
+	g.rib.Update(fromCE("10.3.0.0/16", "10.1.0.2"), second)
+	via("10.1.0.8")
+	via("10.1.0.7")
+}
+
 // What fabric-links cannot make is written the plain way, and so is what it has lost.
 func TestSetsThatAreNotReady(t *testing.T) {
 	t.Parallel()
