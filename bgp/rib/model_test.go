@@ -28,7 +28,16 @@ func newModel() *model {
 	return &model{vrfs: make(map[string][]RT), multipath: make(map[string]int), networks: make(map[string][]Network), paths: make(map[PathKey]Path), reach: make(map[NextHop]Reach), dead: make(map[Source]bool)}
 }
 
-func (m *model) usable(p Path) bool { return m.reach[p.Hop()] == Reachable && !m.dead[p.Key.Source] }
+func (m *model) usable(p Path) bool {
+	if m.reach[p.Hop()] != Reachable || m.dead[p.Key.Source] {
+		return false
+	}
+	if k := p.Key.Source.Kind; k != Static && k != Peer || p.Interface != "" || m.networks[p.Key.Source.VRF] == nil {
+		return true
+	}
+	_, ok := m.resolve(p.Key.Source.VRF, p.Attrs.NextHop, map[netip.Addr]bool{})
+	return ok
+}
 
 // candidates are the paths of a key, in no order.
 func (m *model) candidates(k Key) []Path {

@@ -90,3 +90,41 @@ func TestResolveIsBounded(t *testing.T) {
 		}
 	}
 }
+
+// A path whose next hop leads nowhere is not chosen; once it leads somewhere, it is, and what leads back to a next hop makes it lead nowhere
+// else.
+func TestUnresolvable(t *testing.T) {
+	tab := resolving()
+	f := tab.Subscribe()
+	defer f.Close()
+	next(t, f)
+	loopback := nextHop("192.0.2.9")
+	tab.Update(path(peer1, net10, loopback))
+	quiet(t, f)
+	key := Key{"A", net10}
+	if r := tab.Ranking(key); len(r) != 1 || r[0].Usable || r[0].Lost != ByReachability || r[0].Problem != "no route to next hop 192.0.2.9 in VRF A" {
+		t.Errorf("ranked as %+v", r)
+	}
+	tab.Update(path(peer2, net10, nextHop("172.16.1.2"), asPath(7, 7)))
+	want(t, "a worse path that leads somewhere", next(t, f), "A 10.0.0.0/8 peerp2")
+	if c, _ := tab.Best(key); c.Reason != ByReachability {
+		t.Errorf("reason %q", c.Reason)
+	}
+	// The neighbour's own route to its loopback helps nobody.
+	tab.Update(path(peer1, prefix("192.0.2.0/24"), loopback))
+	quiet(t, f)
+	tab.Update(path(staticA, prefix("192.0.0.0/16"), nextHop("172.16.1.3")))
+	want(t, "a route to it", next(t, f), "A 10.0.0.0/8 peerp1 (peerp2); A 192.0.0.0/16 static; A 192.0.2.0/24 peerp1")
+	tab.SetSource(staticA, Unreachable)
+	want(t, "which dies", next(t, f), "A 10.0.0.0/8 peerp2; A 192.0.0.0/16 -; A 192.0.2.0/24 -")
+	tab.SetSource(staticA, Reachable)
+	want(t, "and lives", next(t, f), "A 10.0.0.0/8 peerp1 (peerp2); A 192.0.0.0/16 static; A 192.0.2.0/24 peerp1")
+	tab.Update(path(gateway1, prefix("192.0.2.9/32")))
+	want(t, "behind another gateway", next(t, f), "A 10.0.0.0/8 peerp2; A 192.0.2.0/24 -; A 192.0.2.9/32 fabricg1")
+	tab.SetNextHop(NextHop{Addr: gateway1.Addr}, Unreachable)
+	want(t, "that is gone", next(t, f), "A 10.0.0.0/8 peerp1 (peerp2); A 192.0.2.0/24 peerp1; A 192.0.2.9/32 -")
+	tab.Update(path(staticA, prefix("192.0.0.0/16"), nextHop("172.17.1.3")))
+	want(t, "a static route to nowhere", next(t, f), "A 10.0.0.0/8 peerp2; A 192.0.0.0/16 -; A 192.0.2.0/24 -")
+	tab.SetVRFs([]VRF{{Name: "A", Import: []RT{rt1}}})
+	want(t, "nothing is resolved any more", next(t, f), "A 10.0.0.0/8 peerp1 (peerp2); A 192.0.0.0/16 static; A 192.0.2.0/24 peerp1")
+}

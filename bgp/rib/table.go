@@ -77,9 +77,8 @@ type record struct {
 	sourceAt, hopAt int32
 }
 
-func (r *record) usable() bool {
-	return r.source.reach == Reachable && (r.hop == nil || r.hop.reach == Reachable)
-}
+// usable says whether a path may be chosen: its source is alive, and its next hop leads somewhere.
+func (r *record) usable() bool { return r.alive() && (!r.resolves() || r.hop.via.Why == "") }
 
 // unusable says why a record is not usable.
 func (r *record) unusable() Reason {
