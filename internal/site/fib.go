@@ -119,6 +119,7 @@ type delta struct {
 
 // place puts one choice into want and notes what that changed. It returns the set that the choice wants.
 func (f *fib) place(in *intent, c rib.Choice, d *delta) (set *nextHopSet) {
+	delete(f.sets.refused, c.Key)
 	m := in.member(c.Key.VRF)
 	if m == nil {
 		return nil
