@@ -3,6 +3,9 @@ package bgp
 import (
 	"net/netip"
 	"testing"
+
+	"fabric/bgp/rib"
+	"fabric/internal/config"
 )
 
 func TestWrongNextHop(t *testing.T) {
@@ -39,4 +42,28 @@ func TestWrongNextHop(t *testing.T) {
 			t.Errorf("%s: %q, want %q", c.what, got, c.want)
 		}
 	}
+}
+
+// A path whose next hop leads nowhere is told to nobody: neither to other peers nor to other gateways.
+func TestUnresolvableIsNotTold(t *testing.T) {
+	n := newNetwork(t)
+	doc := n.document()
+	n.addPeer(doc, "gw1", "CORE", config.Peer{Name: "a", ASN: 65100}, 11, 12)
+	n.addPeer(doc, "gw1", "CORE", config.Peer{Name: "b", ASN: 65101}, 11, 13)
+	a, b := n.router(65100, 12, 11, 65001, ceOptions{}), n.router(65101, 13, 11, 65001, ceOptions{})
+	g1, g2 := n.pair(doc)
+	g1.rib.SetVRFs([]rib.VRF{{Name: "CORE", Import: []rib.RT{{0, 2, 0xfc, 0, 0, 0, 3, 0xe8}}, Resolve: true,
+		Networks: []rib.Network{{Prefix: netip.PrefixFrom(n.addr(0), 24), Device: "lo"}}}})
+	a.announce(route{prefix: "10.1.0.0/16"}, route{prefix: "10.2.0.0/16", nextHop: "192.0.2.9"})
+	one, two := "10.1.0.0/16 "+n.addr(11).String()+" [65001 65100]", "10.2.0.0/16 "+n.addr(11).String()+" [65001 65100]"
+	way := "192.0.2.0/24 " + n.addr(11).String() + " [65001 65100]"
+	b.wantHeard(n.addr(11), one)
+	g2.wantRoutes("CORE", "10.1.0.0/16 fabric gw1 [65001 65100]")
+	g1.wantPeer("CORE", "a", "with both admitted", func(p PeerState) bool { return p.Admitted == 2 })
+	a.announce(route{prefix: "192.0.2.0/24"})
+	b.wantHeard(n.addr(11), one, two, way)
+	g2.wantRoutes("CORE", "10.1.0.0/16 fabric gw1 [65001 65100]", "10.2.0.0/16 fabric gw1 [65001 65100]", "192.0.2.0/24 fabric gw1 [65001 65100]")
+	a.withdraw("192.0.2.0/24")
+	b.wantHeard(n.addr(11), one)
+	g2.wantRoutes("CORE", "10.1.0.0/16 fabric gw1 [65001 65100]")
 }

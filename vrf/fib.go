@@ -1,6 +1,7 @@
 package vrf
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -11,15 +12,24 @@ import (
 	"fabric/overlay"
 )
 
-// maxRecursion bounds the resolution of a next hop through other routes.
-const maxRecursion = 4
+// Resolver says where a next hop in a VRF leads; rib.Table's Resolve is one.
+type Resolver func(vrf string, nh netip.Addr) rib.Resolution
 
-// Resolver finds the best route that covers an address in a VRF; rib.Table's Lookup is one.
-type Resolver func(vrf string, p netip.Prefix) (rib.Choice, bool)
+// Networks are those that the VRF's interfaces are on: what is on them needs no route. A single address is no network.
+func (m *Member) Networks() (ns []rib.Network) {
+	for _, c := range m.Connected {
+		if c.isNetwork() {
+			ns = append(ns, rib.Network{Prefix: c.Prefix, Device: c.Device})
+		}
+	}
+	return ns
+}
+
+func (c *Connected) isNetwork() bool { return c.Device != "" && !c.Prefix.IsSingleIP() }
 
 // Route says which kernel route a choice becomes. ok is false where the kernel needs none: the network is connected, or a
 // static prefix is only announced. An error says why a chosen route cannot be forwarded.
-func (m *Member) Route(c rib.Choice, lookup Resolver) (key kernel.RouteKey, r kernel.Route, ok bool, err error) {
+func (m *Member) Route(c rib.Choice, resolve Resolver) (key kernel.RouteKey, r kernel.Route, ok bool, err error) {
 	key = kernel.RouteKey{Table: m.Table, Prefix: c.Key.Prefix, Metric: kernel.Metric}
 	if c.Best == nil {
 		return key, r, false, nil
@@ -53,7 +63,7 @@ func (m *Member) Route(c rib.Choice, lookup Resolver) (key kernel.RouteKey, r ke
 	case r.Device != "":
 		r.OnLink = !m.connectedOn(r.Gateway, r.Device)
 	default:
-		if r.Gateway, r.Device, r.OnLink, err = m.resolve(nh, lookup, maxRecursion); err != nil {
+		if r.Gateway, r.Device, r.OnLink, err = m.resolve(nh, resolve); err != nil {
 			return key, r, false, fmt.Errorf("%s: %w", c.Key.Prefix, err)
 		}
 	}
@@ -82,40 +92,24 @@ func (m *Member) numbered(device string, a netip.Addr) bool {
 
 // resolve finds the device of a next hop: on a connected network, or through a route to it (X7: peers between
 // loopbacks, reached by a static host route with next hop and interface).
-func (m *Member) resolve(nh netip.Addr, lookup Resolver, depth int) (gw netip.Addr, device string, onlink bool, err error) {
+func (m *Member) resolve(nh netip.Addr, resolve Resolver) (gw netip.Addr, device string, onlink bool, err error) {
 	longest := -1
 	for _, c := range m.Connected {
-		if c.Device != "" && c.Prefix.Contains(nh) && !c.Prefix.IsSingleIP() && c.Prefix.Bits() > longest {
-			gw, device, longest = nh, c.Device, c.Prefix.Bits()
+		if c.isNetwork() && c.Prefix.Contains(nh) && c.Prefix.Bits() > longest {
+			device, longest = c.Device, c.Prefix.Bits()
 		}
 	}
 	switch {
 	case device != "":
-		return gw, device, false, nil
-	case lookup == nil:
-		return gw, "", false, fmt.Errorf("next hop %s in VRF %s is not on a connected network", nh, m.Name)
-	case depth == 0:
-		return gw, "", false, fmt.Errorf("next hop %s in VRF %s: more than %d routes lead to each other; give one of them an interface", nh, m.Name, maxRecursion)
+		return nh, device, false, nil
+	case resolve == nil:
+		return nh, "", false, fmt.Errorf("next hop %s in VRF %s is not on a connected network", nh, m.Name)
 	}
-	c, ok := lookup(m.Name, netip.PrefixFrom(nh, nh.BitLen()))
-	if !ok || c.Best == nil {
-		return gw, "", false, fmt.Errorf("no route to next hop %s in VRF %s", nh, m.Name)
+	r := resolve(m.Name, nh)
+	if r.Why != "" {
+		return nh, "", false, errors.New(r.Why)
 	}
-	via, itf := c.Best.Attrs.NextHop.WithZone(""), c.Best.Interface
-	if itf == "" {
-		itf = c.Best.Attrs.NextHop.Zone()
-	}
-	switch kind := c.Best.Key.Source.Kind; {
-	case kind == rib.Fabric:
-		return gw, "", false, fmt.Errorf("next hop %s in VRF %s lies behind another gateway (%s)", nh, m.Name, c.Best.Key.Source.Name)
-	case !via.IsValid():
-		return gw, "", false, fmt.Errorf("next hop %s in VRF %s is covered by %s, which leads to no interface", nh, m.Name, c.Key.Prefix)
-	case itf != "":
-		return via, itf, !m.connectedOn(via, itf), nil
-	case via == nh:
-		return gw, "", false, fmt.Errorf("next hop %s in VRF %s resolves through itself", nh, m.Name)
-	}
-	return m.resolve(via, lookup, depth-1)
+	return r.Gateway, r.Device, !m.connectedOn(r.Gateway, r.Device), nil
 }
 
 // connectedOn says whether the kernel finds an address on a device by itself.

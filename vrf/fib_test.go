@@ -52,21 +52,19 @@ func choice(t *testing.T, text string) rib.Choice {
 	return rib.Choice{Key: rib.Key{VRF: "A", Prefix: prefix}, Best: &p}
 }
 
-// table is a rib with the choices given.
+// table resolves by a rib that has the paths given.
 func table(t *testing.T, texts ...string) vrf.Resolver {
-	var cs []rib.Choice
+	target := rib.RT{0, 2, 0, 1, 0, 0, 0, 1}
+	r := rib.NewTable()
+	r.SetVRFs([]rib.VRF{{Name: "A", Import: []rib.RT{target}, Resolve: true, Networks: member().Networks()}})
 	for _, s := range texts {
-		cs = append(cs, choice(t, s))
-	}
-	slices.SortFunc(cs, func(a, b rib.Choice) int { return b.Key.Prefix.Bits() - a.Key.Prefix.Bits() })
-	return func(name string, p netip.Prefix) (rib.Choice, bool) {
-		for _, c := range cs {
-			if name == "A" && c.Key.Prefix.Bits() <= p.Bits() && c.Key.Prefix.Contains(p.Addr()) {
-				return c, true
-			}
+		p := *choice(t, s).Best
+		if p.Key.Source.Kind == rib.Fabric {
+			p.Key.Source.VRF, p.Attrs.RTs = "", []rib.RT{target}
 		}
-		return rib.Choice{}, false
+		r.Update(p)
 	}
+	return r.Resolve
 }
 
 func TestRoute(t *testing.T) {
@@ -115,9 +113,17 @@ func TestRoute(t *testing.T) {
 		{name: "our own loopback", choice: "static 172.20.0.0/16 via 10.9.0.1", others: []string{"connected 10.9.0.1/32"},
 			want: "error: 172.20.0.0/16: next hop 10.9.0.1 in VRF A is covered by 10.9.0.1/32, which leads to no interface"},
 		{name: "through itself", choice: "peer 10.7.0.0/16 via 10.7.0.1", others: []string{"peer 10.7.0.0/16 via 10.7.0.1"},
-			want: "error: 10.7.0.0/16: next hop 10.7.0.1 in VRF A resolves through itself"},
+			want: "error: 10.7.0.0/16: next hop 10.7.0.1 in VRF A is only reached by routes that lead back to it"},
+		{name: "through itself, and a shorter one", choice: "peer 10.7.0.0/16 via 10.7.0.1", others: []string{"peer 10.7.0.0/16 via 10.7.0.1", "static 10.0.0.0/8 via 10.1.2.9"},
+			want: "via 10.1.2.9 dev eth2 proto 201"},
 		{name: "in a circle", choice: "peer 172.20.0.0/16 via 10.7.0.1", others: []string{"peer 10.7.0.0/16 via 10.8.0.1", "peer 10.8.0.0/16 via 10.7.0.1"},
-			want: "error: 172.20.0.0/16: next hop 10.7.0.1 in VRF A: more than 4 routes lead to each other; give one of them an interface"},
+			want: "error: 172.20.0.0/16: next hop 10.7.0.1 in VRF A is only reached by routes that lead back to it"},
+		{name: "in a circle, and a shorter one", choice: "peer 172.20.0.0/16 via 10.7.0.1",
+			others: []string{"peer 10.7.0.0/16 via 10.8.0.1", "peer 10.8.0.0/16 via 10.7.0.1", "static 10.0.0.0/9 via 10.1.2.9"}, want: "via 10.1.2.9 dev eth2 proto 201"},
+		{name: "a route that leads nowhere, and a shorter one", choice: "peer 172.20.0.0/16 via 10.7.0.1",
+			others: []string{"static 10.7.0.0/16 via 172.30.0.1", "static 10.0.0.0/9 via 10.1.2.9"}, want: "via 10.1.2.9 dev eth2 proto 201"},
+		{name: "a prefix that is only announced, and a shorter one", choice: "peer 172.20.0.0/16 via 10.7.0.1",
+			others: []string{"static 10.7.0.0/16", "static 10.0.0.0/9 via 10.1.2.9"}, want: "via 10.1.2.9 dev eth2 proto 201"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ch := choice(t, c.choice)
@@ -191,11 +197,6 @@ func TestRouteOfNothing(t *testing.T) {
 	_, _, ok, err = member().Route(choice(t, "peer 172.20.0.0/16 via 10.7.0.1"), nil)
 	if ok || err == nil || !strings.HasSuffix(err.Error(), "is not on a connected network") {
 		t.Errorf("without a rib: %t, %v", ok, err)
-	}
-	// A rib may know a prefix without a usable path.
-	empty := func(string, netip.Prefix) (rib.Choice, bool) { return rib.Choice{}, true }
-	if _, _, ok, err = member().Route(choice(t, "peer 172.20.0.0/16 via 10.7.0.1"), empty); ok || err == nil {
-		t.Errorf("next hop without a path: %t, %v", ok, err)
 	}
 }
 

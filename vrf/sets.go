@@ -35,7 +35,7 @@ func (r *Ranked) Legs() []overlay.Leg { return r.legs[:r.n] }
 //
 // Paths that share traffic come first, in an order that does not depend on which of them is the best: that may change as neighbours come
 // back, and is no reason to write routes.
-func (m *Member) Legs(c rib.Choice, plain kernel.Route, lookup Resolver, session Session) (legs Ranked, r kernel.Route, ok bool) {
+func (m *Member) Legs(c rib.Choice, plain kernel.Route, resolve Resolver, session Session) (legs Ranked, r kernel.Route, ok bool) {
 	if c.Best == nil || c.RunnerUp == nil && len(c.Equal) == 0 || plain.Type != kernel.Unicast {
 		return legs, r, false
 	}
@@ -55,7 +55,7 @@ func (m *Member) Legs(c rib.Choice, plain kernel.Route, lookup Resolver, session
 		return legs, r, false
 	}
 	other := func(p *rib.Path) bool {
-		_, r, ok, err := m.Route(rib.Choice{Key: c.Key, Best: p}, lookup)
+		_, r, ok, err := m.Route(rib.Choice{Key: c.Key, Best: p}, resolve)
 		return ok && err == nil && add(p, r)
 	}
 	for _, p := range c.Equal {

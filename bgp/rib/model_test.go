@@ -17,16 +17,27 @@ type model struct {
 	vrfs map[string][]RT
 	// multipath of VRFs.
 	multipath map[string]int
-	paths     map[PathKey]Path
-	reach     map[NextHop]Reach
-	dead      map[Source]bool
+	// networks of the VRFs that resolve next hops.
+	networks map[string][]Network
+	paths    map[PathKey]Path
+	reach    map[NextHop]Reach
+	dead     map[Source]bool
 }
 
 func newModel() *model {
-	return &model{vrfs: make(map[string][]RT), multipath: make(map[string]int), paths: make(map[PathKey]Path), reach: make(map[NextHop]Reach), dead: make(map[Source]bool)}
+	return &model{vrfs: make(map[string][]RT), multipath: make(map[string]int), networks: make(map[string][]Network), paths: make(map[PathKey]Path), reach: make(map[NextHop]Reach), dead: make(map[Source]bool)}
 }
 
-func (m *model) usable(p Path) bool { return m.reach[p.Hop()] == Reachable && !m.dead[p.Key.Source] }
+func (m *model) usable(p Path) bool {
+	if m.reach[p.Hop()] != Reachable || m.dead[p.Key.Source] {
+		return false
+	}
+	if k := p.Key.Source.Kind; k != Static && k != Peer || p.Interface != "" || m.networks[p.Key.Source.VRF] == nil {
+		return true
+	}
+	_, ok := m.resolve(p.Key.Source.VRF, p.Attrs.NextHop, map[netip.Addr]bool{})
+	return ok
+}
 
 // candidates are the paths of a key, in no order.
 func (m *model) candidates(k Key) []Path {
@@ -162,6 +173,44 @@ func (m *model) choice(k Key) Choice {
 	return c
 }
 
+// resolve says where a next hop leads, without a word why if it leads nowhere.
+func (m *model) resolve(v string, nh netip.Addr, asked map[netip.Addr]bool) (r Resolution, ok bool) {
+	if m.networks[v] == nil {
+		return r, false
+	}
+	bits := -1
+	for _, n := range m.networks[v] {
+		if n.Prefix.Contains(nh) && n.Prefix.Bits() > bits {
+			r, bits = Resolution{Gateway: nh, Device: n.Device}, n.Prefix.Bits()
+		}
+	}
+	if bits >= 0 {
+		return r, true
+	}
+	asked[nh] = true
+	covering := slices.DeleteFunc(slices.Clone(modelPrefixes), func(p netip.Prefix) bool { return !p.Contains(nh) })
+	slices.SortFunc(covering, func(a, b netip.Prefix) int { return b.Bits() - a.Bits() })
+	for _, p := range covering {
+		left := slices.DeleteFunc(m.candidates(Key{v, p}), func(p Path) bool { return m.dead[p.Key.Source] || m.reach[p.Hop()] != Reachable })
+		for len(left) > 0 {
+			b := best(left)
+			left = slices.DeleteFunc(left, func(p Path) bool { return p.Key == b.Key })
+			switch {
+			case b.Key.Source.Kind == Fabric:
+				return r, false
+			case b.Interface != "":
+				return Resolution{Gateway: b.Attrs.NextHop, Device: b.Interface}, true
+			case asked[b.Attrs.NextHop]:
+			default:
+				if r, ok := m.resolve(v, b.Attrs.NextHop, asked); ok {
+					return r, true
+				}
+			}
+		}
+	}
+	return r, false
+}
+
 // keys are all keys that could have a choice.
 func (m *model) keys() []Key {
 	var ks []Key
@@ -182,7 +231,10 @@ var (
 	modelSources = []Source{connectedA, staticA, peer1, peer2, peer3, peerB, gateway1, gateway2}
 	modelHops    = []netip.Addr{
 		netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("10.255.0.1"),
-		netip.MustParseAddr("10.255.0.2"), netip.MustParseAddr("2001:db8::3"),
+		netip.MustParseAddr("10.255.0.2"), netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("10.1.9.9"), netip.MustParseAddr("2001:db8::3"),
+	}
+	modelNetworks = []Network{
+		{netip.MustParsePrefix("192.0.2.0/24"), "eth1"}, {netip.MustParsePrefix("192.0.2.0/31"), "eth2"}, {netip.MustParsePrefix("10.255.0.0/31"), "eth3"},
 	}
 	modelRTs = []RT{rt1, rt2, {0, 2, 0, 0, 0, 0, 0, 3}}
 )
@@ -202,6 +254,9 @@ func genPath() *rapid.Generator[Path] {
 			NextHop:   rapid.SampledFrom(modelHops).Draw(t, "next hop"),
 			RouterID:  netip.AddrFrom4([4]byte{1, 1, 1, rapid.ByteRange(0, 2).Draw(t, "router id")}),
 			Origin:    Origin(rapid.SampledFrom([]int{0, 0, 0, 2}).Draw(t, "origin")),
+		}
+		if p.Key.Source.Kind != Fabric && rapid.IntRange(0, 5).Draw(t, "device") == 0 {
+			p.Interface = "eth4"
 		}
 		if p.Key.Source.Kind == Fabric {
 			p.Key.RD[7] = rapid.ByteRange(0, 1).Draw(t, "rd")
@@ -231,7 +286,11 @@ func genVRFs() *rapid.Generator[[]VRF] {
 		var vs []VRF
 		for _, name := range modelVRFs {
 			if rapid.IntRange(0, 3).Draw(t, "declared") > 0 {
-				vs = append(vs, VRF{Name: name, Import: rapid.SliceOfNDistinct(rapid.SampledFrom(modelRTs), 0, 3, rapid.ID).Draw(t, "import"), Multipath: rapid.IntRange(0, 3).Draw(t, "multipath")})
+				v := VRF{Name: name, Import: rapid.SliceOfNDistinct(rapid.SampledFrom(modelRTs), 0, 3, rapid.ID).Draw(t, "import"), Multipath: rapid.IntRange(0, 3).Draw(t, "multipath")}
+				if v.Resolve = rapid.Bool().Draw(t, "resolve"); v.Resolve {
+					v.Networks = rapid.SliceOfNDistinct(rapid.SampledFrom(modelNetworks), 0, 2, rapid.ID).Draw(t, "networks")
+				}
+				vs = append(vs, v)
 			}
 		}
 		return vs
@@ -284,6 +343,22 @@ func checkIndexes(t *rapid.T, tab *Table, m *model) {
 			}
 		}
 	}
+	asked := 0
+	for nh, h := range tab.hops {
+		asked += len(h.asked)
+		if h.doubted || len(h.asked) > 0 && !slices.Contains(tab.vrfs[nh.VRF].questions, question{h.asked[0], h}) {
+			t.Fatalf("next hop %v: doubted %v, asked %v", nh, h.doubted, h.asked)
+		}
+	}
+	for _, v := range tab.vrfs {
+		asked -= len(v.questions)
+		if !slices.IsSortedFunc(v.questions, func(a, b question) int { return a.compare(b.addr) }) {
+			t.Fatalf("questions are out of order: %v", v.questions)
+		}
+	}
+	if asked != 0 {
+		t.Fatalf("%d questions too few in the index", asked)
+	}
 	if used != len(m.paths) {
 		t.Fatalf("%d paths have a next hop, want %d", used, len(m.paths))
 	}
@@ -309,6 +384,15 @@ func checkIndexes(t *rapid.T, tab *Table, m *model) {
 // checkTable compares every answer of the table with the model's.
 func checkTable(t *rapid.T, tab *Table, m *model) {
 	checkIndexes(t, tab, m)
+	for _, v := range modelVRFs {
+		for _, nh := range modelHops {
+			got := tab.Resolve(v, nh)
+			want, ok := m.resolve(v, nh, map[netip.Addr]bool{})
+			if (got.Why == "") != ok || ok && got != want || !ok && got.Device != "" {
+				t.Fatalf("next hop %s in VRF %s: %+v, want %+v, %v", nh, v, got, want, ok)
+			}
+		}
+	}
 	for _, v := range modelVRFs {
 		var walked, should []Choice
 		tab.Walk(v, func(c Choice) bool { walked = append(walked, c); return true })
@@ -482,8 +566,12 @@ func TestTableAgainstModel(t *testing.T) {
 				tab.SetVRFs(vs)
 				clear(m.vrfs)
 				clear(m.multipath)
+				clear(m.networks)
 				for _, v := range vs {
 					m.vrfs[v.Name], m.multipath[v.Name] = v.Import, v.Multipath
+					if v.Resolve {
+						m.networks[v.Name] = append([]Network{}, v.Networks...)
+					}
 				}
 			},
 			"next hop": func(t *rapid.T) {

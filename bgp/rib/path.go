@@ -195,4 +195,9 @@ type VRF struct {
 	Import []RT
 	// Multipath is how many paths may share traffic, Best among them; less than 2: one.
 	Multipath int
+	// Resolve says that the next hops of peers and static routes are looked for: on Networks, which the VRF's interfaces are on, or through
+	// other routes of the VRF. A path whose next hop leads nowhere is not usable then (RFC 4271 section 9.1.2.1), unless it names its
+	// Interface. Without Resolve any next hop will do, and Table.Resolve knows of none.
+	Resolve  bool
+	Networks []Network
 }

@@ -114,20 +114,26 @@ func lostTo(best, other *Path) Reason {
 	return r
 }
 
-// rank puts the paths of one key in order of preference: what is usable first, then by the decision process. The
-// outcome does not depend on the order they come in: paths that tie up to MED are eliminated as in RFC 4271 section
-// 9.1.2.2, each time among all that are left.
+// rank puts the paths of one key in order of preference: what is usable first, then by the decision process.
 func rank(rs []*record) {
 	if len(rs) < 2 {
 		return
 	}
-	slices.SortFunc(rs, func(a, b *record) int {
-		if a.usable() != b.usable() {
-			if a.usable() {
-				return -1
-			}
-			return 1
+	n := 0
+	for i, r := range rs {
+		if r.usable() {
+			rs[i], rs[n] = rs[n], rs[i]
+			n++
 		}
+	}
+	order(rs[:n])
+	order(rs[n:])
+}
+
+// order puts paths of one key in order by the decision process. The outcome does not depend on the order they come in: paths that tie
+// up to MED are eliminated as in RFC 4271 section 9.1.2.2, each time among all that are left.
+func order(rs []*record) {
+	slices.SortFunc(rs, func(a, b *record) int {
 		if c, _ := beforeMED(a.path, b.path); c != 0 {
 			return c
 		}
@@ -136,7 +142,7 @@ func rank(rs []*record) {
 	})
 	for i := 0; i < len(rs); {
 		j := i + 1
-		for j < len(rs) && rs[j].usable() == rs[i].usable() {
+		for j < len(rs) {
 			if c, _ := beforeMED(rs[i].path, rs[j].path); c != 0 {
 				break
 			}

@@ -12,8 +12,10 @@ const walkChunk = 1024
 // Candidate is one path of a key, as explain shows it.
 type Candidate struct {
 	Path Path
-	// Usable is false where the next hop is unreachable or the source is.
-	Usable bool
+	// Usable is false where the next hop is unreachable or the source is. Problem says where a next hop stops that leads nowhere, "" for any
+	// other reason.
+	Usable  bool
+	Problem string
 	// Equal: it shares traffic with the best.
 	Equal bool
 	// Lost says by which step the path lost to the best; "" for the best itself and where there is none. One that shares traffic has
@@ -144,6 +146,9 @@ func (t *Table) Ranking(k Key) []Candidate {
 		switch {
 		case !r.usable():
 			cs[i].Lost = r.unusable()
+			if r.alive() {
+				cs[i].Problem = r.hop.via.Why
+			}
 		case i > 0:
 			cs[i].Lost = lostTo(e.best, r.path)
 			cs[i].Equal = e.equal != nil && slices.Contains(*e.equal, r.path)

@@ -29,6 +29,10 @@ type Table struct {
 	awaited   map[Source]struct{}
 	ended     map[Source]struct{}
 
+	// doubted are the next hops to be resolved anew before the lock is given back; settling while that is done.
+	doubted  []*hop
+	settling bool
+
 	// changes counts what Update, Withdraw and the like have changed of the paths.
 	changes uint64
 
@@ -41,6 +45,10 @@ type vrf struct {
 	imports []RT // ascending, no duplicates
 	// multipath is how many paths may share traffic.
 	multipath int
+	// resolve: next hops are resolved here, on networks and through routes. questions are the addresses asked for them, in order.
+	resolve   bool
+	networks  []Network
+	questions []question
 	entries   map[netip.Prefix]*entry
 	chosen    int // entries with a best path
 	// lengths counts the entries per prefix length: v4 and v6.
@@ -69,9 +77,8 @@ type record struct {
 	sourceAt, hopAt int32
 }
 
-func (r *record) usable() bool {
-	return r.source.reach == Reachable && (r.hop == nil || r.hop.reach == Reachable)
-}
+// usable says whether a path may be chosen: its source is alive, and its next hop leads somewhere.
+func (r *record) usable() bool { return r.alive() && (!r.resolves() || r.hop.via.Why == "") }
 
 // unusable says why a record is not usable.
 func (r *record) unusable() Reason {
@@ -93,6 +100,10 @@ type hop struct {
 	name  NextHop
 	reach Reach
 	users []*record
+	// via is where it leads, in a VRF that resolves; asked are the addresses that say so. doubted: it is to be resolved anew.
+	via     Resolution
+	asked   []netip.Addr
+	doubted bool
 }
 
 // NewTable returns an empty Table. It has no VRFs that import; paths may come before SetVRFs.
@@ -108,8 +119,8 @@ func NewTable() *Table {
 	}
 }
 
-// SetVRFs says which VRFs import which route targets from the fabric and how many paths share traffic, and re-imports and re-chooses
-// where that changed. It is the whole list: a VRF left out imports nothing and has one path. Paths of a VRF's own sources stay until they
+// SetVRFs says which VRFs import which route targets from the fabric, how many paths share traffic and how next hops are resolved, and
+// re-imports and re-chooses where that changed. It is the whole list: a VRF left out imports nothing, has one path and resolves nothing. Paths of a VRF's own sources stay until they
 // are withdrawn.
 func (t *Table) SetVRFs(vs []VRF) {
 	t.mu.Lock()
@@ -118,7 +129,11 @@ func (t *Table) SetVRFs(vs []VRF) {
 
 	want := make(map[string][]RT, len(vs))
 	multipath := make(map[string]int, len(vs))
+	resolve := make(map[string]bool, len(vs))
+	networks := make(map[string][]Network, len(vs))
 	for _, v := range vs {
+		resolve[v.Name] = resolve[v.Name] || v.Resolve
+		networks[v.Name] = append(networks[v.Name], v.Networks...)
 		multipath[v.Name] = max(multipath[v.Name], v.Multipath)
 		rts := slices.Concat(want[v.Name], v.Import)
 		slices.SortFunc(rts, compareRT)
@@ -153,6 +168,7 @@ func (t *Table) SetVRFs(vs []VRF) {
 			}
 		}
 	}
+	t.setNetworks(resolve, networks)
 	if len(changed) == 0 {
 		return
 	}
@@ -175,6 +191,25 @@ func (t *Table) SetVRFs(vs []VRF) {
 			if touched {
 				t.choose(c.vrf, prefix)
 			}
+		}
+	}
+}
+
+// setNetworks takes over how the VRFs resolve next hops.
+func (t *Table) setNetworks(resolve map[string]bool, networks map[string][]Network) {
+	anew := map[string]bool{}
+	for name, v := range t.vrfs {
+		if v.resolve != resolve[name] || !slices.Equal(v.networks, networks[name]) {
+			v.resolve, v.networks = resolve[name], networks[name]
+			anew[name] = true
+		}
+	}
+	if len(anew) == 0 {
+		return
+	}
+	for nh, h := range t.hops {
+		if anew[nh.VRF] {
+			t.doubt(h)
 		}
 	}
 }
@@ -314,6 +349,7 @@ func (t *Table) SetNextHop(nh NextHop, r Reach) {
 	case h == nil:
 		h = &hop{name: nh}
 		t.hops[nh] = h
+		t.trace(h)
 	case h.reach == r:
 		return
 	}
@@ -486,6 +522,7 @@ func (t *Table) useHop(r *record) {
 	if h == nil {
 		h = &hop{name: nh}
 		t.hops[nh] = h
+		t.trace(h)
 	}
 	r.hop, r.hopAt = h, int32(len(h.users))
 	h.users = append(h.users, r)
@@ -508,6 +545,9 @@ func (t *Table) leaveHop(r *record) {
 // dropHop forgets a next hop that nobody uses and that nothing was said about.
 func (t *Table) dropHop(h *hop) {
 	if len(h.users) == 0 && h.reach == Reachable {
+		if len(h.asked) > 0 {
+			t.vrfs[h.name.VRF].unasked(h)
+		}
 		delete(t.hops, h.name)
 	}
 }
@@ -525,6 +565,7 @@ func (t *Table) choose(v *vrf, p netip.Prefix) {
 	if e == nil {
 		return
 	}
+	t.touch(v, p)
 	rank(e.paths)
 	best, runnerUp, why := choose(e.paths)
 	had, has := e.best != nil, best != nil
@@ -554,7 +595,9 @@ func (t *Table) choose(v *vrf, p netip.Prefix) {
 	}
 }
 
+// wake ends a change: next hops follow it, and the feeds are told.
 func (t *Table) wake() {
+	t.settle()
 	for _, f := range t.feeds {
 		f.signal()
 	}

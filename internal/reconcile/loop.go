@@ -509,6 +509,18 @@ func (l *Loop[K, V]) Survey(fn func(K, Status)) (synced map[uint32]int) {
 	return l.t.survey(fn)
 }
 
+// Strays calls fn for every object that is there and not as wanted, in no order. whole says that all others are as wanted, or not there:
+// the world was observed, and nothing has been asked for since that no pass has seen. What failed is no obstacle to that. fn must not call
+// the loop.
+func (l *Loop[K, V]) Strays(fn func(K, V)) (whole bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for k, v := range l.t.other {
+		fn(k, v)
+	}
+	return l.t.known && !l.full && !l.busy && len(l.patches) == 0
+}
+
 // Object returns what is known of one object; ok is false when it is neither wanted nor there.
 func (l *Loop[K, V]) Object(k K) (s Status, ok bool) {
 	l.mu.Lock()

@@ -304,6 +304,31 @@ func TestPatchedAwayBeforeAPass(t *testing.T) {
 }
 
 // Foreign objects are reported, left alone, and tried again by Pass, at a change of the wish and at Resync, but not on a wake.
+// What is there and not as wanted is told, and whether that is all there is to know.
+func TestStrays(t *testing.T) {
+	w := newWorld("a=1", "b=1", "c=1")
+	w.fail["a"] = errors.New("no")
+	l := NewLoop(Config[string, string]{Name: "test", Edge: w, Want: func() (map[string]string, bool) {
+		return map[string]string{"a": "2", "b": "2", "d": "1"}, false
+	}})
+	check := func(what, want string, whole bool) {
+		t.Helper()
+		strays := map[string]string{}
+		if is := l.Strays(func(k, v string) { strays[k] = v }); is != whole || printed(strays) != want {
+			t.Errorf("%s: %s, whole %v; want %s, %v", what, printed(strays), is, want, whole)
+		}
+	}
+	check("before any pass", "", false)
+	_ = l.Pass(t.Context())
+	check("one fails, one waits for the wish to be complete", "a=1 c=1", true)
+	l.Patch(map[string]string{"b": "3"})
+	check("a change is pending", "a=1 c=1", false)
+	_ = l.Pass(t.Context())
+	check("and done", "a=1 c=1", true)
+	l.Wake()
+	check("a pass was asked for", "a=1 c=1", false)
+}
+
 func TestForeign(t *testing.T) {
 	w, wish := newWorld("a=theirs"), wanted("a=1", "b=1")
 	l := loop(w, wish)

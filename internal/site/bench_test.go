@@ -3,6 +3,7 @@ package site
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -32,6 +33,43 @@ func BenchmarkPublish(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		g.publish()
+	}
+}
+
+// BenchmarkFIBMultihop brings 100,000 routes of a neighbour into the fib, in batches of 1,000. The next hop of them all is the neighbour's
+// loopback, which a static route leads to.
+func BenchmarkFIBMultihop(b *testing.B) {
+	paths := manyPaths(100_000)
+	for i := range paths {
+		paths[i].Key.Source, paths[i].Attrs = ce, fromCE("10.0.0.0/8", "192.0.2.9").Attrs
+	}
+	static := rib.Path{
+		Key:   rib.PathKey{Source: rib.Source{Kind: rib.Static, VRF: "CORE"}, Prefix: netip.MustParsePrefix("192.0.2.9/32")},
+		Attrs: rib.Attrs{LocalPref: 100, NextHop: netip.MustParseAddr("10.1.0.9")},
+	}
+	for b.Loop() {
+		b.StopTimer()
+		s, err := New(newGate(b, document).cfg)
+		if err != nil {
+			b.Fatal(err)
+		}
+		s.fib.started = true
+		s.rib.Update(static)
+		b.StartTimer()
+		for batch := range slices.Chunk(paths, 1000) {
+			s.rib.Update(batch...)
+			next, err := s.fib.feed.Next(b.Context())
+			if err != nil {
+				b.Fatal(err)
+			}
+			s.fib.take(next)
+		}
+		if n := len(s.fib.want); n < 100_000 {
+			b.Fatalf("%d routes are wanted", n)
+		}
+		b.StopTimer()
+		_ = s.cfg.Store.Close()
+		b.StartTimer()
 	}
 }
 

@@ -28,11 +28,7 @@ func (s *Site) Explain(vrf string, p netip.Prefix) (Explanation, error) {
 	}
 	c, ok := s.rib.Lookup(vrf, p)
 	if !ok {
-		for _, cand := range s.rib.Ranking(rib.Key{VRF: vrf, Prefix: p}) {
-			r := s.pathStatus(in, &cand.Path)
-			r.VRF = vrf
-			x.Candidates = append(x.Candidates, Candidate{Route: r, Why: "cannot be used: no " + string(cand.Lost)})
-		}
+		x.Candidates = s.unusable(in, vrf, p, -1)
 		x.Lines = append(x.Lines, fmt.Sprintf("No route covers %s in VRF %s: the gateway answers unreachable.", p, vrf))
 		return x, nil
 	}
@@ -40,13 +36,18 @@ func (s *Site) Explain(vrf string, p netip.Prefix) (Explanation, error) {
 		x.Matched = c.Key.Prefix
 		x.Lines = append(x.Lines, fmt.Sprintf("%s is covered by %s.", p, c.Key.Prefix))
 	}
+	longer := s.unusable(in, vrf, p, c.Key.Prefix.Bits())
 	for i, cand := range s.rib.Ranking(c.Key) {
 		r := s.pathStatus(in, &cand.Path)
 		r.VRF = vrf
 		why := string(c.Reason)
 		if i > 0 || !cand.Usable {
-			if why = "lost by " + string(cand.Lost); cand.Equal {
+			why = "lost by " + string(cand.Lost)
+			switch {
+			case cand.Equal:
 				why = "as good: shares traffic with the best"
+			case cand.Problem != "":
+				why += ": " + cand.Problem
 			}
 		} else {
 			r = s.routeStatus(in, c)
@@ -54,7 +55,24 @@ func (s *Site) Explain(vrf string, p netip.Prefix) (Explanation, error) {
 		x.Candidates = append(x.Candidates, Candidate{Route: r, Best: i == 0 && cand.Usable, Equal: cand.Equal, Why: why})
 	}
 	x.Lines = append(x.Lines, s.story(in, c, len(x.Candidates))...)
+	x.Candidates = append(x.Candidates, longer...)
 	return x, nil
+}
+
+// unusable are the paths that cannot be used of the prefixes that cover p and are longer than so many bits, longest first.
+func (s *Site) unusable(in *intent, vrf string, p netip.Prefix, bits int) (cs []Candidate) {
+	for n := p.Bits(); n > bits; n-- {
+		for _, cand := range s.rib.Ranking(rib.Key{VRF: vrf, Prefix: netip.PrefixFrom(p.Addr(), n).Masked()}) {
+			r := s.pathStatus(in, &cand.Path)
+			r.VRF = vrf
+			why := "cannot be used: no " + string(cand.Lost)
+			if cand.Problem != "" {
+				why += ": " + cand.Problem
+			}
+			cs = append(cs, Candidate{Route: r, Why: why})
+		}
+	}
+	return cs
 }
 
 // story tells in sentences what was chosen and what became of it.

@@ -3,15 +3,12 @@ package site
 import (
 	"context"
 	"maps"
-	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
 	"fabric/bgp/rib"
 	"fabric/internal/kernel"
 	"fabric/internal/reconcile"
-	"fabric/vrf"
 )
 
 // fib makes the kernel's VRF tables equal to the rib's choice plus the routes that the VRFs themselves need. It is one
@@ -34,8 +31,6 @@ type fib struct {
 	sets    sets
 	// want is base and the choices that need a kernel route.
 	want map[kernel.RouteKey]kernel.Route
-	// recursive are choices whose next hop is found through other routes and must be looked at again when those move.
-	recursive map[rib.Key]bool
 	// failed says why a choice has no kernel route.
 	failed map[rib.Key]string
 	// complete: every neighbour has said all it knows, so routes nobody told us of may be deleted.
@@ -54,7 +49,7 @@ func newFIB(s *Site) *fib {
 	f := &fib{
 		site: s, wake: make(chan struct{}, 1), feed: s.rib.Subscribe(), sets: newSets(),
 		choices: map[rib.Key]placed{}, want: map[kernel.RouteKey]kernel.Route{},
-		recursive: map[rib.Key]bool{}, failed: map[rib.Key]string{},
+		failed: map[rib.Key]string{},
 	}
 	f.loop = reconcile.NewLoop(reconcile.Config[kernel.RouteKey, kernel.Route]{
 		Name:   "route",
@@ -83,7 +78,6 @@ func (f *fib) rebuild() {
 	defer f.mu.Unlock()
 	in := f.site.intent.Load()
 	f.want = maps.Clone(in.host.Routes)
-	clear(f.recursive)
 	clear(f.failed)
 	d := delta{set: map[kernel.RouteKey]kernel.Route{}}
 	for _, p := range f.choices {
@@ -125,16 +119,13 @@ type delta struct {
 
 // place puts one choice into want and notes what that changed. It returns the set that the choice wants.
 func (f *fib) place(in *intent, c rib.Choice, d *delta) (set *nextHopSet) {
+	delete(f.sets.refused, c.Key)
 	m := in.member(c.Key.VRF)
 	if m == nil {
 		return nil
 	}
-	key, r, ok, err := m.Route(c, f.site.rib.Lookup)
-	delete(f.recursive, c.Key)
+	key, r, ok, err := m.Route(c, f.site.rib.Resolve)
 	delete(f.failed, c.Key)
-	if c.Best != nil && (resolved(m, c.Best) || slices.ContainsFunc(c.Equal, func(p *rib.Path) bool { return resolved(m, p) })) {
-		f.recursive[c.Key] = true
-	}
 	if err != nil {
 		f.failed[c.Key] = err.Error()
 	}
@@ -157,18 +148,6 @@ func (f *fib) place(in *intent, c rib.Choice, d *delta) (set *nextHopSet) {
 		d.gone = append(d.gone, key)
 	}
 	return set
-}
-
-// resolved says whether the next hop of a path is found through other routes.
-func resolved(m *vrf.Member, p *rib.Path) bool {
-	return p.Interface == "" && p.Key.Source.Kind != rib.Fabric && !attached(m, p.Attrs.NextHop)
-}
-
-// attached says whether a next hop is on a network of the VRF's own interfaces, or there is none to look for.
-func attached(m *vrf.Member, nh netip.Addr) bool {
-	return !nh.IsValid() || slices.ContainsFunc(m.Connected, func(c vrf.Connected) bool {
-		return c.Device != "" && !c.Prefix.IsSingleIP() && c.Prefix.Contains(nh)
-	})
 }
 
 // take applies a batch of the rib's feed to want, and has the loop do what changed. That too is done under the lock: of two that
@@ -195,9 +174,6 @@ func (f *fib) take(b rib.Batch) {
 	d := delta{set: map[kernel.RouteKey]kernel.Route{}}
 	for _, c := range b.Choices {
 		f.put(in, c, &d)
-	}
-	for _, k := range slices.Collect(maps.Keys(f.recursive)) { // place changes the map
-		f.put(in, f.choices[k].Choice, &d)
 	}
 	f.askForSets()
 	switch {
@@ -246,7 +222,7 @@ func (f *fib) state(in *intent, c rib.Choice) string {
 	if m == nil {
 		return "-"
 	}
-	key, _, ok, err := m.Route(c, f.site.rib.Lookup)
+	key, _, ok, err := m.Route(c, f.site.rib.Resolve)
 	if err != nil {
 		return err.Error()
 	}

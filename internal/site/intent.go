@@ -61,7 +61,11 @@ func compile(doc *config.Document, gateway string, f kernel.Features) (*intent, 
 		in.local = append(in.local, in.host.VRFs[i].Paths(gw)...)
 	}
 	for _, im := range in.bgp.Imports {
-		in.vrfs = append(in.vrfs, rib.VRF{Name: im.VRF, Import: im.RTs, Multipath: im.Multipath})
+		v := rib.VRF{Name: im.VRF, Import: im.RTs, Multipath: im.Multipath}
+		if m := in.member(im.VRF); m != nil {
+			v.Resolve, v.Networks = true, m.Networks()
+		}
+		in.vrfs = append(in.vrfs, v)
 	}
 	for _, srv := range in.servers() {
 		for i := range srv.Peers {

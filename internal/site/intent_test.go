@@ -252,25 +252,55 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// A next hop that lies behind another route follows it.
+// A next hop that lies behind another route follows it; a path whose next hop leads nowhere is not used, and explain says why.
 func TestRecursiveNextHop(t *testing.T) {
 	t.Parallel()
 	g := newGate(t, document).start().waitReady()
+	nowhere := func(asked string, candidates int) {
+		t.Helper()
+		x, err := g.Explain("CORE", netip.MustParsePrefix(asked))
+		const why = "cannot be used: no next hop reachable: no route to next hop 10.30.0.1 in VRF CORE"
+		if err != nil || len(x.Candidates) != candidates || x.Candidates[candidates-1].Why != why {
+			t.Errorf("%s is explained as %+v, %v", asked, x, err)
+		}
+	}
 	g.rib.Update(fromCE("10.20.0.0/16", "10.30.0.1"))
-	waitFor(t, "no way yet", func() (any, bool) {
-		r := g.route(t, "10.20.0.0/16")
-		return r, strings.Contains(r.Kernel, "no route to next hop 10.30.0.1")
-	})
+	nowhere("10.20.0.0/16", 1)
+	nowhere("10.20.1.1/32", 1)
 	g.wantRoutes(static)
+	g.rib.Update(fromCE("10.20.0.0/15", "10.1.0.2"))
+	g.wantRoutes(static, "10.20.0.0/15 via 10.1.0.2")
+	nowhere("10.20.1.1/32", 2)
+	g.rib.Withdraw(fromCE("10.20.0.0/15", "10.1.0.2").Key)
 	g.rib.Update(fromCE("10.30.0.0/24", "10.1.0.2"))
 	g.wantRoutes(static, "10.30.0.0/24 via 10.1.0.2 dev eth1", "10.20.0.0/16 via 10.1.0.2 dev eth1")
 	g.rib.Update(fromCE("10.30.0.0/25", "10.1.0.3"))
 	g.wantRoutes(static, "10.30.0.0/24 via 10.1.0.2", "10.30.0.0/25 via 10.1.0.3", "10.20.0.0/16 via 10.1.0.3 dev eth1")
 	g.rib.Withdraw(fromCE("10.30.0.0/24", "10.1.0.2").Key, fromCE("10.30.0.0/25", "10.1.0.3").Key)
 	g.wantRoutes(static)
-	if r := g.route(t, "10.20.0.0/16"); r.Prefix.IsValid() && r.Kernel == "ok" {
-		t.Errorf("%+v", r)
+	nowhere("10.20.0.0/16", 1)
+}
+
+// A prefix of the document whose next hop leads nowhere is not announced, and its state says why.
+func TestPrefixToNowhere(t *testing.T) {
+	t.Parallel()
+	g := newGate(t, strings.Replace(document, "next-hop: 10.1.0.9}", "next-hop: 10.30.0.9}", 1)).start().waitReady()
+	state := func(announced bool, why string) {
+		t.Helper()
+		waitFor(t, fmt.Sprintf("10.9.0.0/16 announced %v, %q", announced, why), func() (any, bool) {
+			for _, p := range g.Snapshot().Prefixes {
+				if p.VRF == "CORE" && p.Prefix.String() == "10.9.0.0/16" {
+					return p, p.Announced == announced && p.Err == why
+				}
+			}
+			return nil, false
+		})
 	}
+	state(false, "no route to next hop 10.30.0.9 in VRF CORE")
+	g.wantRoutes()
+	g.rib.Update(fromCE("10.30.0.0/16", "10.1.0.2"))
+	state(true, "")
+	g.wantRoutes("10.30.0.0/16 via 10.1.0.2", "10.9.0.0/16 via 10.1.0.2")
 }
 
 // New refuses a gateway that the document does not have, and says how to mend it.

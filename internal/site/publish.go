@@ -181,9 +181,18 @@ func (s *Site) prefixStatus(in *intent) []PrefixStatus {
 		if gp := in.prefix(p.Key.Source.VRF, p.Key.Prefix); gp != nil {
 			st.Shared = gp.Shared
 		}
-		if c, ok := s.rib.Best(rib.Key{VRF: p.Key.Source.VRF, Prefix: p.Key.Prefix}); ok && c.Best != nil && c.Best.Key.Source != p.Key.Source {
+		switch c, ok := s.rib.Best(rib.Key{VRF: p.Key.Source.VRF, Prefix: p.Key.Prefix}); {
+		case ok && c.Best.Key.Source == p.Key.Source:
+		case ok:
 			st.Announced = st.Announced && !c.Best.LocalOnly
 			st.Err = "the route chosen is " + c.Best.Key.Source.Kind.String() + ": " + string(c.Reason)
+		default:
+			st.Announced = false
+		}
+		for _, cand := range s.rib.Ranking(rib.Key{VRF: p.Key.Source.VRF, Prefix: p.Key.Prefix}) {
+			if cand.Path.Key == p.Key && cand.Problem != "" {
+				st.Err = cand.Problem
+			}
 		}
 		out = append(out, st)
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -69,19 +70,20 @@ type sets struct {
 	// none refers to a set that is not here.
 	completeSince time.Time
 	whole         bool
-	// refused are sets that found no room or no free id; said once.
-	refused bool
+	// refused are the choices whose set found no room or no free id; said: that there are such.
+	refused map[rib.Key]bool
+	said    bool
 	grace   time.Duration
 	delayed bool
 }
 
 func newSets() sets {
-	return sets{byKey: map[setKey]*nextHopSet{}, byID: map[uint32]*nextHopSet{}, ids: overlay.IDs{}, grace: setsGrace}
+	return sets{byKey: map[setKey]*nextHopSet{}, byID: map[uint32]*nextHopSet{}, ids: overlay.IDs{}, refused: map[rib.Key]bool{}, grace: setsGrace}
 }
 
 // setFor finds or makes the set that a choice wants, and the route that refers to it; nil for none.
 func (f *fib) setFor(in *intent, m *vrf.Member, c rib.Choice, plain kernel.Route) (*nextHopSet, kernel.Route) {
-	legs, r, ok := m.Legs(c, plain, f.site.rib.Lookup, in.session)
+	legs, r, ok := m.Legs(c, plain, f.site.rib.Resolve, in.session)
 	if !ok || !f.site.cfg.Kernel.Features().NextHops {
 		return nil, r
 	}
@@ -90,8 +92,9 @@ func (f *fib) setFor(in *intent, m *vrf.Member, c rib.Choice, plain kernel.Route
 	if s == nil {
 		s = &nextHopSet{key: key, id: overlay.NextHopSetID(m.Name, legs.Legs(), legs.Equal)}
 		if len(f.sets.byKey) >= overlay.MaxSets || !f.free(in, s) {
-			if !f.sets.refused {
-				f.sets.refused = true
+			f.sets.refused[c.Key] = true
+			if !f.sets.said {
+				f.sets.said = true
 				f.site.log.Warn("some routes have no next-hop set: they are moved one by one when their next hop dies", "sets", len(f.sets.byKey), "most", overlay.MaxSets, "next-hops", legs.Legs())
 			}
 			return nil, r
@@ -225,20 +228,26 @@ func (f *fib) sweepSets(ctx context.Context) error {
 	}
 }
 
-// forgetSets drops the sets that are unused for a while, once the kernel's routes were seen to be as wanted since: deleting a next-hop
-// object deletes the routes that refer to it.
+// forgetSets drops the sets that are unused for a while, once the kernel's routes were seen since and none refers to them: deleting a
+// next-hop object deletes the routes that refer to it. Routes that cannot be written hold up the sets that they refer to, and no others.
 func (f *fib) forgetSets(now time.Time) {
-	sum := f.loop.Summary()
+	observed := f.loop.Summary().LastObserve
+	referred := map[uint32]bool{}
+	settled := f.loop.Strays(func(_ kernel.RouteKey, r kernel.Route) {
+		if r.NextHopID != 0 {
+			referred[r.NextHopID] = true
+		}
+	})
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	seen := func(since time.Time) bool {
-		return f.complete && sum.InSync && now.Sub(since) >= f.sets.grace && sum.LastObserve.Sub(since) >= f.sets.grace/2
+		return f.complete && settled && now.Sub(since) >= f.sets.grace && observed.Sub(since) >= f.sets.grace/2
 	}
 	waiting, forgotten := false, false
 	for key, s := range f.sets.byKey {
 		switch {
 		case s.users > 0:
-		case seen(s.unused):
+		case seen(s.unused) && !referred[s.id]:
 			delete(f.sets.byKey, key)
 			delete(f.sets.byID, s.id)
 			f.sets.dirty, forgotten = true, true
@@ -251,9 +260,10 @@ func (f *fib) forgetSets(now time.Time) {
 		for _, s := range f.sets.byKey {
 			f.sets.ids.Add(s.asPlanned())
 		}
+		f.retryRefused()
 	}
 	if f.complete && !f.sets.whole {
-		f.sets.whole = seen(f.sets.completeSince)
+		f.sets.whole = seen(f.sets.completeSince) && f.known(referred)
 		f.sets.dirty = f.sets.dirty || f.sets.whole
 		waiting = waiting || !f.sets.whole
 	}
@@ -261,6 +271,31 @@ func (f *fib) forgetSets(now time.Time) {
 		f.loop.Wake()
 	}
 	f.askForSets()
+}
+
+// known says whether all next-hop objects are those of our sets and of the plan.
+func (f *fib) known(ids map[uint32]bool) bool {
+	plan := f.site.intent.Load().plan.NextHops
+	for id := range ids {
+		if f.sets.byID[id] == nil && !slices.ContainsFunc(plan, func(n overlay.NextHop) bool { return n.ID == id }) {
+			return false
+		}
+	}
+	return true
+}
+
+// retryRefused places the choices anew whose set was refused, as long as there is room.
+func (f *fib) retryRefused() {
+	in := f.site.intent.Load()
+	d := delta{set: map[kernel.RouteKey]kernel.Route{}}
+	for _, k := range slices.Collect(maps.Keys(f.sets.refused)) { // put changes the map
+		if len(f.sets.byKey) >= overlay.MaxSets {
+			break
+		}
+		f.put(in, f.choices[k].Choice, &d)
+	}
+	f.sets.said = len(f.sets.refused) > 0
+	f.loop.Patch(d.set, d.gone...)
 }
 
 // setStory says by which set a choice goes, "" for none.

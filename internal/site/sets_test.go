@@ -98,6 +98,29 @@ func TestSets(t *testing.T) {
 	g.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute, "10.4.0.0/16 "+ceThenFarRoute)
 }
 
+// The second next hop of a set lies behind another route, and follows it.
+func TestSetsFollowTheSecond(t *testing.T) {
+	t.Parallel()
+	g := newSetGate(t).start().waitReady()
+	g.wantHealthy()
+	second := fromCE("10.3.0.0/16", "192.0.2.9")
+	second.Key.Source.Name, second.Key.Source.Addr = "ce2", second.Attrs.NextHop
+	second.Attrs.ASPath = []rib.ASSegment{{ASNs: []uint32{65200, 65200}}}
+	// via has a static route lead to the second, and waits for the set that follows from it.
+	via := func(gateway string) {
+		g.t.Helper()
+		to := fromCE("192.0.2.9/32", gateway)
+		to.Key.Source = rib.Source{Kind: rib.Static, VRF: "CORE"}
+		g.rib.Update(to)
+		set := overlay.NextHopSetID("CORE", []overlay.Leg{legCE, {Gateway: netip.MustParseAddr(gateway), Device: "eth1"}}, 0)
+		g.wantRoutes(static, "192.0.2.9/32 via "+gateway, fmt.Sprintf("10.3.0.0/16 nhid %d", set))
+		g.wantSet(set, "use")
+	}
+	g.rib.Update(fromCE("10.3.0.0/16", "10.1.0.2"), second)
+	via("10.1.0.8")
+	via("10.1.0.7")
+}
+
 // What fabric-links cannot make is written the plain way, and so is what it has lost.
 func TestSetsThatAreNotReady(t *testing.T) {
 	t.Parallel()
@@ -221,6 +244,64 @@ func TestSetsAreBounded(t *testing.T) {
 	if !strings.Contains(g.log.String(), "some routes have no next-hop set") {
 		t.Error("it is not said")
 	}
+	// There is room again once one of them is no longer wanted.
+	g.fib.mu.Lock()
+	for _, s := range g.fib.sets.byKey {
+		s.users, s.unused = 0, time.Now()
+		break
+	}
+	g.fib.mu.Unlock()
+	g.rib.Release()
+	g.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute)
+	g.rib.Withdraw(fromFar("10.3.0.0/16").Key, fromCE("10.3.0.0/16", "10.1.0.2").Key)
+	g.wantRoutes(static)
+	g.fib.mu.Lock()
+	defer g.fib.mu.Unlock()
+	if len(g.fib.sets.refused) > 0 || g.fib.sets.said {
+		t.Errorf("still refused: %v", g.fib.sets.refused)
+	}
+}
+
+// A route that cannot be written holds up the set that it refers to in the kernel, and no others.
+func TestSetsBesideFailures(t *testing.T) {
+	t.Parallel()
+	g := newSetGate(t).start().waitReady()
+	g.wantHealthy()
+	absent := fromCE("10.5.0.0/16", "10.1.0.2")
+	absent.Interface = "absent"
+	g.rib.Update(absent, fromFar("10.3.0.0/16"), fromCE("10.3.0.0/16", "10.1.0.2"))
+	g.rib.Release()
+	g.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute)
+	g.wantProblem("10.5.0.0/16", "absent")
+	g.wantSet(ceThenFar, "use")
+	g.rib.Withdraw(fromFar("10.3.0.0/16").Key)
+	g.wantSet(ceThenFar, "")
+	g.wantProblem("10.5.0.0/16", "absent")
+
+	g.rib.Update(fromFar("10.3.0.0/16"))
+	g.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute)
+	absent.Key.Prefix = netip.MustParsePrefix("10.3.0.0/16")
+	g.rib.Withdraw(fromFar("10.3.0.0/16").Key)
+	g.rib.Update(absent)
+	g.wantProblem("10.3.0.0/16", "absent")
+	g.wantSet(ceThenFar, "stay")
+	for range 4 {
+		before := g.fib.loop.Summary().LastObserve
+		waitFor(t, "another look at the kernel", func() (any, bool) {
+			now := g.fib.loop.Summary().LastObserve
+			return now, now.After(before)
+		})
+	}
+	g.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute)
+	g.wantSet(ceThenFar, "stay")
+	g.fib.mu.Lock()
+	if vtep := overlay.NextHopID(1000, far.Addr); !g.fib.known(map[uint32]bool{ceThenFar: true, vtep: true}) || g.fib.known(map[uint32]bool{ceThenFar + 1: true}) {
+		t.Error("which next-hop objects are known")
+	}
+	g.fib.mu.Unlock()
+	g.rib.Update(fromCE("10.3.0.0/16", "10.1.0.2"))
+	g.wantSet(ceThenFar, "")
+	g.wantRoutes(static, "10.3.0.0/16 via 10.1.0.2")
 }
 
 // Two neighbours that tell a prefix equally well share a group; a third way is behind it.
