@@ -1,8 +1,12 @@
 package cloud
 
-import "context"
+import (
+	"context"
+	"net/netip"
+)
 
-// Examination is what an opened VPC says of what this gateway may do with its tables. Nothing is changed for it.
+// Examination is what an opened VPC says of what this gateway may do with its tables. Nothing is changed for it, as far as the
+// vendor heeds dry runs; see CallExamination.Carried.
 type Examination struct {
 	Info   Info
 	Tables []TableExamination
@@ -23,11 +27,15 @@ type TableExamination struct {
 type CallExamination struct {
 	// Action is the vendor's name with its service: "vpc:CreateRouteEntry".
 	Action string
+	// Prefix is the destination that the call named.
+	Prefix netip.Prefix
 	// Needless is set where there is another, slower way without it.
 	Needless bool
 	// Denied: the role may not. Full: the table takes no more entries.
 	Denied, Full bool
-	// Err is the vendor's refusal, or why there was no answer; nil when the call would be carried out.
+	// Carried: the answer is that to a real call, so what was to be tried may have been done. No further call was tried then, on any table.
+	Carried bool
+	// Err is the vendor's refusal, or why there was no answer; nil when the call would be, or was, carried out.
 	Err error
 }
 

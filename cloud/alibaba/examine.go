@@ -18,25 +18,30 @@ var trials = []netip.Prefix{
 	netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("192.0.2.0/24"),
 }
 
-// Examine implements cloud.Examiner. Every write is sent with DryRun, and modify and delete name an entry that is not there, so
-// that nothing happens even where the vendor should not heed DryRun. The batch calls are left out: their place is taken
-// by the single ones.
+// Examine implements cloud.Examiner. Every write is sent with DryRun, which the SDK does not know: a call that would be carried out is
+// answered with the error DryRunOperation, and an answer without an error says that the API has not heeded it. Modify and delete
+// name an entry that is not there, so that only a create can leave anything behind. The batch calls are left out: their place is
+// taken by the single ones.
 func (v *vpc) Examine(ctx context.Context) (cloud.Examination, error) {
 	info, err := v.Describe(ctx)
 	x := cloud.Examination{Info: info}
 	if err != nil {
 		return x, err
 	}
+	heeded := true
 	for _, id := range info.Tables {
 		if ctx.Err() != nil {
 			return x, ctx.Err()
 		}
-		x.Tables = append(x.Tables, v.table(id).examine(ctx, info))
+		t := v.table(id).examine(ctx, info, heeded)
+		heeded = heeded && !slices.ContainsFunc(t.Calls, func(c cloud.CallExamination) bool { return c.Carried })
+		x.Tables = append(x.Tables, t)
 	}
 	return x, nil
 }
 
-func (t *table) examine(ctx context.Context, info cloud.Info) cloud.TableExamination {
+// examine reads one table, and sends dry runs as long as they are heeded.
+func (t *table) examine(ctx context.Context, info cloud.Info, heeded bool) cloud.TableExamination {
 	x := cloud.TableExamination{ID: t.id}
 	entries, err := t.list(ctx)
 	if err != nil {
@@ -61,6 +66,9 @@ func (t *table) examine(ctx context.Context, info cloud.Info) cloud.TableExamina
 		}
 	}
 	x.Limit = t.Limits().Entries
+	if !heeded {
+		return x
+	}
 
 	if !free.IsValid() {
 		// A dry run about an entry that is there would be one about somebody's traffic.
@@ -70,10 +78,15 @@ func (t *table) examine(ctx context.Context, info cloud.Info) cloud.TableExamina
 	}
 	client := t.vpc.client
 	try := func(action string, needless bool, send func() (string, error)) {
+		if !heeded {
+			return
+		}
 		err := client.once(ctx, action, send)
-		c := cloud.CallExamination{Action: "vpc:" + action, Needless: needless}
+		c := cloud.CallExamination{Action: "vpc:" + action, Prefix: free, Needless: needless}
 		switch kind := kindOf(err); {
-		case err == nil || isDryRun(err): // it would be carried out
+		case err == nil:
+			c.Carried, heeded = true, false
+		case isDryRun(err): // it would be carried out
 		case kind == denied:
 			c.Denied, c.Err = true, err
 		case kind == full:

@@ -1,6 +1,7 @@
 package alibaba
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -49,6 +50,8 @@ func TestExamine(t *testing.T) {
 					line += "denied"
 				case call.Full:
 					line += "full"
+				case call.Carried:
+					line += "carried"
 				case call.Err != nil:
 					line += "refused"
 				default:
@@ -91,5 +94,23 @@ func TestExamineFindsNoPlace(t *testing.T) {
 	calls := x.Tables[0].Calls
 	if len(calls) != 1 || calls[0].Denied || calls[0].Err == nil || !strings.Contains(calls[0].Err.Error(), "not tried") {
 		t.Errorf("tried %+v", calls)
+	}
+}
+
+// An API that does not heed DryRun is found out by the first answer, and is tried no further.
+func TestExamineWithoutDryRuns(t *testing.T) {
+	e := newEmu(t, "instant", func(s *cloudemu.Seed) { s.Settings.DryRun = "ignore" })
+	e.wish.Tables = append(e.wish.Tables, "vtb-sub")
+	x, err := e.open().(cloud.Examiner).Examine(t.Context())
+	if err != nil || len(x.Tables) != 2 {
+		t.Fatalf("%+v, %v", x, err)
+	}
+	calls := slices.Concat(x.Tables[0].Calls, x.Tables[1].Calls)
+	if len(calls) != 1 || !calls[0].Carried || calls[0].Err != nil || calls[0].Action != "vpc:CreateRouteEntry" || calls[0].Prefix != trials[0] {
+		t.Errorf("tried %+v", calls)
+	}
+	// It does speak of what is there, so that looking for it helps.
+	if after := e.entries("vtb-sz") + e.entries("vtb-sub"); strings.Count(after, trials[0].String()) != 1 {
+		t.Errorf("the tables have\n%s", after)
 	}
 }

@@ -154,6 +154,7 @@ var seeds = map[string]func(*Facts){
 	"cloud-unreachable":          func(f *Facts) { f.CloudErr = syscall.ETIMEDOUT },
 	"cloud-table-unreadable":     table(cloud.TableExamination{ID: "vtb-1", Err: fs.ErrPermission}),
 	"cloud-permission":           table(cloud.TableExamination{ID: "vtb-1", Calls: []cloud.CallExamination{{Action: "vpc:CreateRouteEntry", Denied: true, Err: fs.ErrPermission}}}),
+	"cloud-dry-run":              table(cloud.TableExamination{ID: "vtb-1", Calls: []cloud.CallExamination{{Action: "vpc:CreateRouteEntry", Prefix: prefix("203.0.113.0/24"), Carried: true}}}),
 	"cloud-refused":              table(cloud.TableExamination{ID: "vtb-1", Calls: []cloud.CallExamination{{Action: "vpc:CreateRouteEntry", Err: fs.ErrInvalid}}}),
 	"cloud-quota":                table(cloud.TableExamination{ID: "vtb-1", Owned: 150, Foreign: 40, Limit: 200}),
 	"not-readable":               func(f *Facts) { f.Unread = []kernel.Unread{{Part: "clock", Err: fs.ErrPermission}} },
@@ -324,6 +325,7 @@ func TestCloudSeverities(t *testing.T) {
 	}{
 		{"a call that can be done without", call(cloud.CallExamination{Denied: true, Needless: true, Err: fs.ErrPermission}), []string{"warning cloud-permission"}},
 		{"a call that cannot", call(cloud.CallExamination{Denied: true, Err: fs.ErrPermission}), []string{"error cloud-permission"}},
+		{"a dry run that was none", call(cloud.CallExamination{Prefix: prefix("203.0.113.0/24"), Carried: true}), []string{"error cloud-dry-run"}},
 		{"refused for lack of room", call(cloud.CallExamination{Full: true, Err: fs.ErrInvalid}), []string{"error cloud-quota"}},
 		{"nearly full", cloud.TableExamination{ID: "vtb-1", Owned: 180, Limit: 200}, []string{"warning cloud-quota"}},
 		{"not nearly full", cloud.TableExamination{ID: "vtb-1", Owned: 179, Limit: 200}, nil},

@@ -43,6 +43,19 @@ var cloudChecks = []check{
 		}
 		return faults
 	}},
+	{"cloud-dry-run", "Where the API does not heed dry runs, the self-check itself may leave an entry behind that takes traffic to this gateway.", func(s *subject) (faults []fault) {
+		for _, t := range s.Cloud.Tables {
+			for _, c := range t.Calls {
+				if !c.Carried {
+					continue
+				}
+				faults = append(faults, fault{Error, fmt.Sprintf("the API answered a dry run of %s for %s on route table %s as if it was carried out", c.Action, c.Prefix, t.ID),
+					fmt.Sprintf("aliyun vpc DescribeRouteEntryList --RegionId %s --RouteTableId %s --DestinationCidrBlock %s  # delete an entry that nobody else has made; use no --probe here",
+						s.Cloud.Info.Region, t.ID, c.Prefix)})
+			}
+		}
+		return faults
+	}},
 	{"cloud-refused", "What the API refuses in a dry run it refuses for good.", func(s *subject) (faults []fault) {
 		for _, t := range s.Cloud.Tables {
 			for _, c := range t.Calls {

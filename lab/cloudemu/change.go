@@ -81,8 +81,8 @@ func (s *Server) deleteRouteEntry(c *call) (any, *apiError) {
 	if err := deletable(e); err != nil {
 		return nil, err
 	}
-	if p["DryRun"] == "true" {
-		return nil, dryRun()
+	if err := s.dryRun(p); err != nil {
+		return nil, err
 	}
 	if err := s.admissible(e.table.vpc, c); err != nil {
 		return nil, err
@@ -178,8 +178,8 @@ func (s *Server) modifyRouteEntry(c *call) (any, *apiError) {
 			return nil, err
 		}
 	}
-	if p["DryRun"] == "true" {
-		return nil, dryRun()
+	if err := s.dryRun(p); err != nil {
+		return nil, err
 	}
 	if moves {
 		if err := s.admissible(e.table.vpc, c); err != nil {

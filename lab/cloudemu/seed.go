@@ -164,6 +164,7 @@ type Settings struct {
 	CloudServiceMoreSpecific string `json:"cloudServiceMoreSpecific,omitempty"` // inside 100.64.0.0/10: deny (default) or allow
 	HostBits                 string `json:"hostBits,omitempty"`                 // reject (default) or mask
 	MaxResultOverflow        string `json:"maxResultOverflow,omitempty"`        // over 100: clamp (default) or error
+	DryRun                   string `json:"dryRun,omitempty"`                   // heed (default), or ignore as an API that does not know it
 	DuplicateSameHop         string `json:"duplicateSameHop,omitempty"`         // code for same CIDR and hop; default Duplicated.VpcNextHop
 }
 
