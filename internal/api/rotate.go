@@ -18,7 +18,11 @@ import (
 // keyedKind is the kind of tunnels whose keys are replaced.
 const keyedKind = "wireguard"
 
-// RotateTunnels has the keys of one tunnel or of all replaced. With all, each tunnel has a result of its own, also where it refuses.
+// answerTime is how long before the caller's deadline asking and waiting end at the most, so that the answer still arrives.
+const answerTime = time.Second
+
+// RotateTunnels has the keys of one tunnel or of all replaced. With all, each tunnel has a result of its own, also where it refuses. What was
+// begun goes on by itself, so that is answered even where the caller's time ends before all have been asked.
 func (s *Service) RotateTunnels(ctx context.Context, req *fabricv1.RotateTunnelsRequest) (*fabricv1.RotateTunnelsResponse, error) {
 	var wanted []tunnel
 	switch {
@@ -40,8 +44,14 @@ func (s *Service) RotateTunnels(ctx context.Context, req *fabricv1.RotateTunnels
 		}
 		wanted = []tunnel{t}
 	}
+	ctx, cancel := untilAnswer(ctx)
+	defer cancel()
 	out := &fabricv1.RotateTunnelsResponse{}
 	for _, t := range wanted {
+		if ctx.Err() != nil && req.GetAll() {
+			out.Rotations = append(out.Rotations, kept(t, "not asked: the time of the call was over"))
+			continue
+		}
 		about := "tunnel rotate " + t.Name
 		before, err := s.gateway.RotateTunnel(ctx, t.Device)
 		if err = toStatusOr(codes.FailedPrecondition, err, about); err != nil {
@@ -49,40 +59,49 @@ func (s *Service) RotateTunnels(ctx context.Context, req *fabricv1.RotateTunnels
 			if !req.GetAll() {
 				return nil, err
 			}
-			out.Rotations = append(out.Rotations, &fabricv1.TunnelRotation{
-				Name: t.Name, Generation: proto.Uint32(count(t.KeyGeneration)), Problem: status.Convert(err).Message(),
-			})
+			out.Rotations = append(out.Rotations, kept(t, status.Convert(err).Message()))
 			continue
 		}
 		s.log.InfoContext(ctx, "change made", "change", about, "tunnel", t.Name, "generation", before, "who", Caller(ctx))
 		out.Rotations = append(out.Rotations, &fabricv1.TunnelRotation{Name: t.Name, Before: proto.Uint32(count(before)), Generation: proto.Uint32(count(before))})
 	}
-	return out, s.awaitRotations(ctx, out.GetRotations(), time.Duration(req.GetWaitMs())*time.Millisecond)
+	s.awaitRotations(ctx, out.GetRotations(), time.Duration(req.GetWaitMs())*time.Millisecond)
+	return out, nil
+}
+
+// untilAnswer ends with ctx, or somewhat before its deadline.
+func untilAnswer(ctx context.Context) (context.Context, context.CancelFunc) {
+	late, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithDeadline(ctx, late.Add(-min(answerTime, time.Until(late)/4)))
+}
+
+// kept is the result of a tunnel whose keys stay.
+func kept(t tunnel, problem string) *fabricv1.TunnelRotation {
+	return &fabricv1.TunnelRotation{Name: t.Name, Generation: proto.Uint32(count(t.KeyGeneration)), Problem: problem}
 }
 
 // awaitRotations follows the snapshots until all that were begun are done, or for that long.
-func (s *Service) awaitRotations(ctx context.Context, rotations []*fabricv1.TunnelRotation, long time.Duration) error {
+func (s *Service) awaitRotations(ctx context.Context, rotations []*fabricv1.TunnelRotation, long time.Duration) {
 	if long == 0 {
-		return nil
+		return
 	}
 	changed, end := s.gateway.Changed()
 	defer end()
 	late := time.NewTimer(long)
 	defer late.Stop()
 	for {
-		snap, err := s.snapshot()
-		if err != nil {
-			return err
-		}
-		if !follows(snap, rotations) {
-			return nil
+		if snap := s.gateway.Snapshot(); snap != nil && !follows(snap, rotations) {
+			return
 		}
 		select {
 		case <-changed:
 		case <-late.C:
-			return nil
+			return
 		case <-ctx.Done():
-			return status.FromContextError(ctx.Err()).Err()
+			return
 		}
 	}
 }

@@ -1,9 +1,12 @@
 package api_test
 
 import (
+	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -95,6 +98,70 @@ func TestRotateAllTunnels(t *testing.T) {
 			t.Errorf("result %v", one)
 		}
 	}
+}
+
+// Where the caller's time ends in the middle, the answer still says what was begun and what was not.
+func TestRotateAllTunnelsOutOfTime(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		end  string   // the device at which the time ends; "" while waiting
+		want []string // a line per tunnel: its name, and whether it was begun
+	}{
+		{"while waiting", "", []string{"sz-1/gz-1/0 begun", "sz-1/hk-1/0 begun", "sz-1/hk-1/1 begun"}},
+		{"while asking", "fxw1", []string{"sz-1/gz-1/0 begun", "sz-1/hk-1/0 api call ended", "sz-1/hk-1/1 not asked: the time of the call was over"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(testContext(t))
+			asked := 0
+			r := keyed(t, func(g *apitest.Gateway) {
+				g.OnRotate = func(device string) (int, error) {
+					asked++
+					if device == c.end {
+						cancel()
+						return 0, status.Error(codes.DeadlineExceeded, "api call ended")
+					}
+					if asked == 3 {
+						cancel()
+					}
+					return 0, nil
+				}
+			})
+			res, err := r.svc.RotateTunnels(ctx, &fabricv1.RotateTunnelsRequest{All: true, WaitMs: 60_000})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, one := range res.GetRotations() {
+				line := one.GetName() + " " + one.GetProblem()
+				if one.Before != nil {
+					line = one.GetName() + " begun"
+				}
+				got = append(got, line)
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+// The answer comes before the caller's deadline. A machine may be too busy for a short one, so longer ones follow.
+func TestRotateTunnelsAnswersInTime(t *testing.T) {
+	r := keyed(t, func(g *apitest.Gateway) { g.OnRotate = func(string) (int, error) { return 0, nil } })
+	var err error
+	for long := 400 * time.Millisecond; long < 15*time.Second; long *= 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), long)
+		var res *fabricv1.RotateTunnelsResponse
+		res, err = r.client.RotateTunnels(ctx, &fabricv1.RotateTunnelsRequest{All: true, WaitMs: 600_000})
+		cancel()
+		if err == nil {
+			if len(res.GetRotations()) != 3 || res.GetRotations()[0].GetProblem() == "" {
+				t.Errorf("answer %v", res)
+			}
+			return
+		}
+	}
+	t.Error(err)
 }
 
 func TestRotateTunnelsErrors(t *testing.T) {
