@@ -186,6 +186,13 @@ func (s *suite) sources() {
 	if err == nil {
 		s.t.Error("a source that is local in another table was taken")
 	}
+	// Without a next-hop object: with one, Linux takes over what another route with the same values has passed.
+	remove(s, e, rk(200, "10.9.0.9/32"))
+	err = e.Apply(s.ctx, []reconcile.Op[kernel.RouteKey, kernel.Route]{
+		{Kind: reconcile.Create, Key: rk(200, "10.151.0.0/16"), New: kernel.Route{Gateway: ip("10.0.0.2"), Device: "ext0", Src: ip("10.9.0.9")}}})[0]
+	if err == nil {
+		s.t.Error("a source that is no longer local was taken")
+	}
 }
 
 // strangers: what others put into our tables is told, and nothing else.

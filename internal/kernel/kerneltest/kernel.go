@@ -26,6 +26,7 @@ type Kernel struct {
 	nextIndex  int
 	addresses  map[kernel.AddressKey]address
 	routes     map[kernel.RouteKey]kernel.Route
+	bases      map[kernel.RouteKey]kernel.Route // see basic
 	rules      []rule
 	nexthops   map[uint32]kernel.NextHop
 	neighbours map[kernel.NeighbourKey]kernel.Neighbour
@@ -81,7 +82,7 @@ func New() *Kernel {
 		features: kernel.Features{
 			VRF: true, WireGuard: true, NextHops: true, RuleProtocol: true, AddressProtocol: true, Release: "6.0.0-model",
 		},
-		devices: map[string]*device{}, addresses: map[kernel.AddressKey]address{}, routes: map[kernel.RouteKey]kernel.Route{},
+		devices: map[string]*device{}, addresses: map[kernel.AddressKey]address{}, routes: map[kernel.RouteKey]kernel.Route{}, bases: map[kernel.RouteKey]kernel.Route{},
 		nexthops: map[uint32]kernel.NextHop{}, neighbours: map[kernel.NeighbourKey]kernel.Neighbour{},
 		fdb: map[kernel.FDBKey]kernel.FDBEntry{}, tables: map[string]table{}, wireguards: map[string]kernel.WireGuard{},
 		sysctls: map[string]string{
@@ -277,8 +278,8 @@ func (k *Kernel) event(c kernel.Changed) {
 // contains reports whether a is a neighbour on the device: by an address there, or by a connected route in the table of the
 // route that is to lead to it, where the kernel looks first.
 func (k *Kernel) contains(dev string, a netip.Addr, table uint32) bool {
-	for key, r := range k.routes {
-		if key.Table == table && r.Type == kernel.Unicast && r.Device == dev && !r.Gateway.IsValid() && r.NextHopID == 0 && key.Prefix.Contains(a) {
+	for key, r := range k.bases {
+		if key.Table == table && r.Type == kernel.Unicast && r.Device == dev && key.Prefix.Contains(a) {
 			return true
 		}
 	}

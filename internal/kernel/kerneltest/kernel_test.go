@@ -3,6 +3,7 @@ package kerneltest_test
 import (
 	"errors"
 	"net/netip"
+	"strconv"
 	"testing"
 
 	"fabric/internal/kernel"
@@ -55,5 +56,30 @@ func TestFailNext(t *testing.T) {
 		if _, err := k.Rules(kernel.Protocol).Observe(t.Context()); !errors.Is(err, want) {
 			t.Errorf("error %v, want %v", err, want)
 		}
+	}
+}
+
+// BenchmarkRoutes puts routes with a source and a gateway into the model: the time for each does not grow with their number.
+func BenchmarkRoutes(b *testing.B) {
+	for _, n := range []int{1_000, 10_000, 100_000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			ops := make([]reconcile.Op[kernel.RouteKey, kernel.Route], n)
+			for i := range ops {
+				ops[i].Key = kernel.RouteKey{Table: 200, Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{100, byte(i >> 16), byte(i >> 8), byte(i)}), 32)}
+				ops[i].New = kernel.Route{Gateway: netip.MustParseAddr("10.0.0.2"), Device: "eth1", Src: netip.MustParseAddr("10.0.0.1")}
+			}
+			for b.Loop() {
+				k := kerneltest.New()
+				if err := k.AddDevice("eth1"); err != nil {
+					b.Fatal(err)
+				}
+				address := []reconcile.Op[kernel.AddressKey, kernel.Address]{{Key: kernel.AddressKey{Device: "eth1", Prefix: netip.MustParsePrefix("10.0.0.1/24")}}}
+				errs := append(k.Addresses(kernel.Protocol).Apply(b.Context(), address), k.Routes(kernel.Protocol).Apply(b.Context(), ops)...)
+				if err := errors.Join(errs...); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/route")
+		})
 	}
 }

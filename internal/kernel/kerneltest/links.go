@@ -148,7 +148,7 @@ func (k *Kernel) flushDevice(name string, drop func(kernel.AddressKey) bool) {
 	}
 	for key, r := range k.routes {
 		if r.Device == name && !(r.Type == kernel.Local && key.Prefix.Addr().Is4()) {
-			delete(k.routes, key)
+			k.deleteRoute(key)
 		}
 	}
 	for a := range k.addresses {

@@ -66,14 +66,14 @@ func (k *Kernel) Addresses(protocol uint8) kernel.Addresses {
 func (k *Kernel) addressRoutes(key kernel.AddressKey, a address) {
 	addr := key.Prefix.Addr()
 	local := kernel.RouteKey{Table: kernel.LocalTable, Prefix: netip.PrefixFrom(addr, addr.BitLen())}
-	k.routes[local] = kernel.Route{Type: kernel.Local, Device: key.Device, Protocol: protocolKernel}
+	k.setRoute(local, kernel.Route{Type: kernel.Local, Device: key.Device, Protocol: protocolKernel})
 	if !a.NoPrefixRoute && key.Prefix.Bits() < addr.BitLen() {
 		metric := uint32(0)
 		if !addr.Is4() {
 			metric = 256
 		}
 		net := kernel.RouteKey{Table: kernel.MainTable, Prefix: key.Prefix.Masked(), Metric: metric}
-		k.routes[net] = kernel.NormalRoute(net, kernel.Route{Scope: kernel.LinkScope, Device: key.Device, Protocol: protocolKernel})
+		k.setRoute(net, kernel.NormalRoute(net, kernel.Route{Scope: kernel.LinkScope, Device: key.Device, Protocol: protocolKernel}))
 	}
 }
 
@@ -84,7 +84,7 @@ func (k *Kernel) deleteAddress(key kernel.AddressKey) {
 	for rk, r := range k.routes {
 		mine := rk == local || rk.Table == kernel.MainTable && rk.Prefix == key.Prefix.Masked() && r.Protocol == protocolKernel
 		if mine && r.Device == key.Device {
-			delete(k.routes, rk)
+			k.deleteRoute(rk)
 		}
 	}
 }
@@ -157,7 +157,7 @@ func (k *Kernel) Routes(protocol uint8, tables ...uint32) kernel.Routes {
 				return foreign("route "+op.Key.String(), fmt.Sprintf("protocol %d", have.Protocol))
 			}
 			if op.Kind == reconcile.Delete {
-				delete(k.routes, op.Key)
+				k.deleteRoute(op.Key)
 				return nil
 			}
 			r := kernel.NormalRoute(op.Key, op.New)
@@ -165,10 +165,29 @@ func (k *Kernel) Routes(protocol uint8, tables ...uint32) kernel.Routes {
 			if err := k.checkRoute(op.Key, r); err != nil {
 				return fmt.Errorf("%s route %s: %w", op.Kind, op.Key, err)
 			}
-			k.routes[op.Key] = r
+			k.setRoute(op.Key, r)
 			return nil
 		},
 	}
+}
+
+// basic reports a route that others are checked against: a local one, or a connected one. They are few, and kept apart, so that a
+// check does not go through all routes.
+func basic(r kernel.Route) bool {
+	return r.Type == kernel.Local || r.Type == kernel.Unicast && !r.Gateway.IsValid() && r.NextHopID == 0
+}
+
+func (k *Kernel) setRoute(key kernel.RouteKey, r kernel.Route) {
+	k.deleteRoute(key)
+	k.routes[key] = r
+	if basic(r) {
+		k.bases[key] = r
+	}
+}
+
+func (k *Kernel) deleteRoute(key kernel.RouteKey) {
+	delete(k.routes, key)
+	delete(k.bases, key)
 }
 
 func (k *Kernel) checkRoute(key kernel.RouteKey, r kernel.Route) error {
@@ -207,7 +226,7 @@ func (k *Kernel) knowsSource(key kernel.RouteKey, r kernel.Route) bool {
 		return true
 	}
 	if r.Src.Is4() {
-		for have, x := range k.routes {
+		for have, x := range k.bases {
 			if x.Type == kernel.Local && (have.Table == key.Table || have.Table == kernel.LocalTable) && have.Prefix.Contains(r.Src) {
 				return true
 			}
@@ -316,7 +335,7 @@ func (k *Kernel) deleteNextHop(id uint32) {
 	delete(k.nexthops, id)
 	for key, r := range k.routes {
 		if r.NextHopID == id {
-			delete(k.routes, key)
+			k.deleteRoute(key)
 		}
 	}
 	for gid, g := range k.nexthops {
