@@ -64,8 +64,9 @@ func (d *demo) noClearText(ctx context.Context) (string, error) {
 		len(tunnels.Tunnels), took.Seconds()), err
 }
 
-// stages are the places where a prefix of sz-gw shows, far from it.
-func (d *demo) stages(prefix string) map[string]func(context.Context) (bool, error) {
+// stages are the places where a prefix of sz-gw shows, far from it. A VPC's entry shows from when it is available, or, where it is
+// to go, until it is no longer there: the cloud changes a table one step at a time, and what comes next waits for a delete to end.
+func (d *demo) stages(prefix string, want bool) map[string]func(context.Context) (bool, error) {
 	kernel := func(gateway string) func(context.Context) (bool, error) {
 		return func(ctx context.Context) (bool, error) {
 			out, err := d.run(ctx, gateway, "ip", "-N", "route", "show", "table", "200", prefix)
@@ -81,7 +82,7 @@ func (d *demo) stages(prefix string) map[string]func(context.Context) (bool, err
 		},
 		"hk VPC table": func(ctx context.Context) (bool, error) {
 			es, err := d.entries(ctx, d.vpcs()[1])
-			return slices.ContainsFunc(es, func(e entry) bool { return e.CIDR == prefix && e.Status == "Available" }), err
+			return slices.ContainsFunc(es, func(e entry) bool { return e.CIDR == prefix && (!want || e.Status == "Available") }), err
 		},
 	}
 }
@@ -89,7 +90,7 @@ func (d *demo) stages(prefix string) map[string]func(context.Context) (bool, err
 // follow waits until a prefix is, or is not, at every stage, and tells when each got there.
 func (d *demo) follow(ctx context.Context, prefix string, want bool) (string, error) {
 	began := time.Now()
-	stages := d.stages(prefix)
+	stages := d.stages(prefix, want)
 	at := map[string]time.Duration{}
 	_, err := until(ctx, 40*time.Second, func(ctx context.Context) error {
 		var missing []string
@@ -399,7 +400,7 @@ func (d *demo) timing(ctx context.Context, n int) error {
 		if _, err := d.ctl(ctx, "sz-gw", "prefix", "add", prefix, "--vrf", "CORE", "--next-hop", "172.18.171.253", "--interface", "eth1"); err != nil {
 			return err
 		}
-		there := d.stages(prefix)["hk-gw kernel"]
+		there := d.stages(prefix, true)["hk-gw kernel"]
 		if _, err := until(ctx, 20*time.Second, func(ctx context.Context) error {
 			if ok, err := there(ctx); err != nil || !ok {
 				return errors.Join(err, errors.New(prefix+" is not in hk-gw's kernel"))
