@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"fabric/internal/config"
+	"fabric/internal/peercred"
 	fabricv1 "fabric/proto/fabric/v1"
 )
 
@@ -56,7 +57,9 @@ func (s *Service) Serve(ctx context.Context, l Listen) error {
 		if err != nil {
 			return fmt.Errorf("API socket: %w", err)
 		}
-		g.Go(func() error { return s.answer(gctx, lis, peerCredentials{uid: uint32(os.Geteuid()), gid: gid}, hs) })
+		g.Go(func() error {
+			return s.answer(gctx, lis, peercred.Transport{Admit: members(uint32(os.Geteuid()), gid), Late: true}, hs)
+		})
 	}
 	if l.TCP != nil {
 		g.Go(func() error {

@@ -18,9 +18,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sys/unix"
 
 	"fabric/internal/kernel"
+	"fabric/internal/peercred"
 	"fabric/internal/reconcile"
 	"fabric/overlay"
 )
@@ -229,7 +229,7 @@ func TestAdmit(t *testing.T) {
 		uid, gid uint32
 		ok       bool
 	}{{0, 0, true}, {0, 5, true}, {100, 7, true}, {100, 200, true}, {7, 200, true}, {7, 7, false}} {
-		err := admit(&unix.Ucred{Pid: 1, Uid: tt.uid, Gid: tt.gid}, 100, 200)
+		err := admit(peercred.Peer{PID: 1, UID: tt.uid, GID: tt.gid}, 100, 200)
 		if (err == nil) != tt.ok {
 			t.Errorf("user %d group %d: %v", tt.uid, tt.gid, err)
 		}

@@ -10,14 +10,13 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
+	"fabric/internal/peercred"
 	"fabric/overlay"
 	linksv1 "fabric/proto/links/v1"
 )
@@ -32,7 +31,13 @@ func Serve(ctx context.Context, e *Engine, socket string, log *slog.Logger) erro
 	if err != nil {
 		return err
 	}
-	s := grpc.NewServer(grpc.Creds(peerCredentials{log}))
+	s := grpc.NewServer(grpc.Creds(peercred.Transport{Admit: func(p peercred.Peer) error {
+		err := admit(p, os.Geteuid(), os.Getegid())
+		if err != nil {
+			log.Warn("caller refused", "err", err)
+		}
+		return err
+	}}))
 	linksv1.RegisterLinksServiceServer(s, &service{engine: e})
 	grpc_health_v1.RegisterHealthServer(s, health.NewServer())
 	done := make(chan error, 1)
@@ -77,67 +82,12 @@ func listen(socket string) (net.Listener, error) {
 	return l, nil
 }
 
-// peerCredentials lets in whom SO_PEERCRED shows to be allowed.
-type peerCredentials struct{ log *slog.Logger }
-
-// ServerHandshake implements credentials.TransportCredentials.
-func (p peerCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	cred, err := readPeer(c)
-	if err == nil {
-		err = admit(cred, os.Geteuid(), os.Getegid())
-	}
-	if err != nil {
-		p.log.Warn("caller refused", "err", err)
-		c.Close()
-		return nil, nil, err
-	}
-	return c, peerInfo{credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}}, nil
-}
-
-// ClientHandshake implements credentials.TransportCredentials; these credentials are a server's.
-func (p peerCredentials) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	return nil, nil, errors.New("peer credentials are for servers")
-}
-
-// Info implements credentials.TransportCredentials.
-func (p peerCredentials) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "local"}
-}
-
-// Clone implements credentials.TransportCredentials.
-func (p peerCredentials) Clone() credentials.TransportCredentials { return p }
-
-// OverrideServerName implements credentials.TransportCredentials.
-func (p peerCredentials) OverrideServerName(string) error { return nil }
-
-type peerInfo struct{ credentials.CommonAuthInfo }
-
-// AuthType implements credentials.AuthInfo.
-func (peerInfo) AuthType() string { return "local" }
-
-func readPeer(c net.Conn) (*unix.Ucred, error) {
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		return nil, errors.New("not a unix socket")
-	}
-	raw, err := u.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	var cred *unix.Ucred
-	var sockErr error
-	if err := raw.Control(func(fd uintptr) { cred, sockErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
-		return nil, err
-	}
-	return cred, sockErr
-}
-
 // admit refuses callers that are neither root nor of this process's user or group.
-func admit(cred *unix.Ucred, uid, gid int) error {
-	if cred.Uid == 0 || int(cred.Uid) == uid || int(cred.Gid) == gid {
+func admit(p peercred.Peer, uid, gid int) error {
+	if p.UID == 0 || int(p.UID) == uid || int(p.GID) == gid {
 		return nil
 	}
-	return fmt.Errorf("process %d of user %d and group %d may not speak to fabric-links; run it as root or with group %d", cred.Pid, cred.Uid, cred.Gid, gid)
+	return fmt.Errorf("process %d of user %d and group %d may not speak to fabric-links; run it as root or with group %d", p.PID, p.UID, p.GID, gid)
 }
 
 type service struct {
