@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,15 +20,17 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"fabric/internal/config"
+	"fabric/lab/netns"
 	"fabric/overlay"
 	"fabric/overlay/links"
 )
 
-// node is one gateway: network and mount namespaces of its own, held by a waiting process, and a fabric-links.
+// node is one gateway: network and mount namespaces of its own, and a fabric-links.
 //
 //	a: 192.0.2.1 ── veth "under" ── 192.0.2.2 :b
 //	VTEP 10.255.0.1                 VTEP 10.255.0.2
 type node struct {
+	*netns.Host
 	t           *testing.T
 	name        string
 	vtep        netip.Addr
@@ -43,30 +44,17 @@ type node struct {
 func newNode(t *testing.T, name string, vtep string) *node {
 	t.Helper()
 	n := &node{t: t, name: name, vtep: netip.MustParseAddr(vtep), dir: t.TempDir()}
-	// /run is the node's own: WireGuard's sockets are in /var/run/wireguard.
-	holder := exec.Command("unshare", "--net", "--mount", "--propagation", "private", "sh", "-c",
-		"mount -t tmpfs links /run && mkdir /run/wireguard && mount -t sysfs sys /sys && ip link set lo up && echo ready && exec cat")
-	// It ends with its standard input: with the test, however that ends.
-	in, err := holder.StdinPipe()
+	host, err := netns.NewHost()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { in.Close() })
-	out, err := holder.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var stderr bytes.Buffer
-	holder.Stderr = &stderr
-	if err := holder.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = holder.Process.Kill(); _ = holder.Wait() })
-	if n, _ := out.Read(make([]byte, 16)); n == 0 {
-		_ = holder.Wait()
-		t.Fatalf("namespaces of %s: %s", name, stderr.String())
-	}
-	n.pid = holder.Process.Pid
+	// Tunnel processes outlive the daemon.
+	t.Cleanup(func() {
+		if err := host.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	n.Host, n.pid = host, host.PID()
 	key, err := wgtypes.GeneratePrivateKey()
 	if err != nil {
 		t.Fatal(err)
@@ -89,13 +77,6 @@ func newNode(t *testing.T, name string, vtep string) *node {
 			}
 		}
 	})
-	// Whatever still runs in the node when the test ends: tunnel processes by their locks.
-	t.Cleanup(func() {
-		devices, _ := links.NewSystemdProcesses(n.runDir()).List()
-		for _, d := range devices {
-			_ = links.NewSystemdProcesses(n.runDir()).Kill(d)
-		}
-	})
 	return n
 }
 
@@ -104,7 +85,7 @@ func (n *node) socket() string { return filepath.Join(n.runDir(), "links.sock") 
 
 // command runs within the node.
 func (n *node) command(args ...string) *exec.Cmd {
-	return exec.Command("nsenter", append([]string{"-t", strconv.Itoa(n.pid), "--net", "--mount", "--"}, args...)...)
+	return n.Command(args...)
 }
 
 // try runs a shell line and returns what it prints.
@@ -356,31 +337,11 @@ func bringUp(t *testing.T, a, b *node, plans [2]overlay.Plan) {
 // inNode opens a socket within the node's network namespace.
 func inNode(t *testing.T, n *node, open func() (int, error)) int {
 	t.Helper()
-	type result struct {
-		fd  int
-		err error
+	fd := -1
+	if err := n.Within(func() (err error) { fd, err = open(); return err }); err != nil {
+		t.Fatal(err)
 	}
-	done := make(chan result)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends here
-		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", n.pid))
-		if err != nil {
-			done <- result{0, err}
-			return
-		}
-		defer ns.Close()
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- result{0, err}
-			return
-		}
-		fd, err := open()
-		done <- result{fd, err}
-	}()
-	r := <-done
-	if r.err != nil {
-		t.Fatal(r.err)
-	}
-	return r.fd
+	return fd
 }
 
 // logged are the lines of the engine's log with text in them.

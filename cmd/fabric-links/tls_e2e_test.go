@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -391,28 +390,9 @@ func (p *tlsProxy) serve(t *testing.T, n *node, c net.Conn) {
 
 // dialIn makes a TCP connection that begins within a node.
 func dialIn(n *node, to netip.AddrPort) (net.Conn, error) {
-	type result struct {
-		c   net.Conn
-		err error
-	}
-	done := make(chan result)
-	go func() {
-		done <- func() result {
-			runtime.LockOSThread() // never unlocked: the thread ends here
-			ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", n.pid))
-			if err != nil {
-				return result{nil, err}
-			}
-			defer ns.Close()
-			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-				return result{nil, err}
-			}
-			c, err := net.DialTimeout("tcp", to.String(), 5*time.Second)
-			return result{c, err}
-		}()
-	}()
-	r := <-done
-	return r.c, r.err
+	var c net.Conn
+	err := n.Within(func() (err error) { c, err = net.DialTimeout("tcp", to.String(), 5*time.Second); return err })
+	return c, err
 }
 
 // The TLS tunnel is the only one, TCP to the far gateway is dropped, and a proxy is the way. All that can be wrong is said, and once it is mended the

@@ -53,7 +53,7 @@ func (n *node) startLinks() {
 // runLinks starts the program and waits for its socket.
 func (n *node) runLinks(program string) {
 	n.t.Helper()
-	n.links = n.start("fabric-links", n.command(program, "run", "--state-dir", filepath.Join(n.dir, "links-state"), "--run-dir", n.linksRun()))
+	n.links = n.start("fabric-links", n.Command(program, "run", "--state-dir", filepath.Join(n.dir, "links-state"), "--run-dir", n.linksRun()))
 	n.waitFor("fabric-links' socket", func() (any, bool) {
 		_, err := os.Stat(filepath.Join(n.linksRun(), "links.sock"))
 		return err, err == nil
@@ -78,7 +78,7 @@ func (n *node) stopLinks() {
 	_ = n.links.Wait()
 	n.links = nil
 	program, _ := linksProgram()
-	out, err := n.command(program, "cleanup", "--state-dir", filepath.Join(n.dir, "links-state"), "--run-dir", n.linksRun()).CombinedOutput()
+	out, err := n.Command(program, "cleanup", "--state-dir", filepath.Join(n.dir, "links-state"), "--run-dir", n.linksRun()).CombinedOutput()
 	if err != nil {
 		n.t.Errorf("fabric-links cleanup: %v\n%s", err, out)
 	}

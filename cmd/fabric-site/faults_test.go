@@ -115,7 +115,7 @@ func TestDaemon(t *testing.T) {
 	n.terminate(site)
 	n.told("STOPPING=1")
 	n.wantHost("the stop", running)
-	monitor := n.start("monitor", n.command("ip", "monitor", "route", "rule", "nexthop"))
+	monitor := n.start("monitor", n.Command("ip", "monitor", "route", "rule", "nexthop"))
 	site = n.startSite()
 	n.wantApplied(n.api(), 2)
 	_ = monitor.Process.Kill()
@@ -225,7 +225,7 @@ func TestFullDisk(t *testing.T) {
 	n.startSite()
 	api := n.api()
 	n.wantApplied(api, 1)
-	n.command("sh", "-c", "cat /dev/zero > "+n.state()+"/filler").Run() //nolint:errcheck // it ends with a full disk
+	n.Command("sh", "-c", "cat /dev/zero > "+n.state()+"/filler").Run() //nolint:errcheck // it ends with a full disk
 	add := func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -99,7 +98,7 @@ func newStar(t *testing.T, family string, hubs ...string) *star {
 func (s *star) wire(name string) {
 	s.t.Helper()
 	n, up := s.nodes[name], uplinks[name]
-	s.router.sh(fmt.Sprintf("ip link add %s type veth peer name wan netns /proc/%d/ns/net", name, n.pid),
+	s.router.sh(fmt.Sprintf("ip link add %s type veth peer name wan netns /proc/%d/ns/net", name, n.PID()),
 		fmt.Sprintf("ip addr add %s dev %s; ip link set %s up", up.router, name, name))
 	n.sh(fmt.Sprintf("ip addr add %s dev wan; ip link set wan up", up.own),
 		"ip route add default via "+netip.MustParsePrefix(up.router).Addr().String())
@@ -118,7 +117,7 @@ func (s *star) mend() {
 
 // ping sends an echo in the VRF from one spoke to the other.
 func (s *star) ping(from, to string, v int) error {
-	out, err := s.nodes[from].command("ping", "-n", "-c1", "-W1", "-I", loopbacks[from][v], loopbacks[to][v]).CombinedOutput()
+	out, err := s.nodes[from].Command("ping", "-n", "-c1", "-W1", "-I", loopbacks[from][v], loopbacks[to][v]).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("ping %s: %w: %s", loopbacks[to][v], err, out)
 	}
@@ -206,27 +205,13 @@ type vxlan struct {
 func (s *star) capture(name, from, to string) func() []vxlan {
 	s.t.Helper()
 	n := s.nodes[name]
-	type result struct {
-		fd  int
-		err error
-	}
-	done := make(chan result)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends here
-		fd, err := -1, error(nil)
-		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", n.pid))
-		if err == nil {
-			defer ns.Close()
-			if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err == nil {
-				all := uint16(unix.ETH_P_ALL<<8 | unix.ETH_P_ALL>>8)
-				fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, int(all))
-			}
-		}
-		done <- result{fd, err}
-	}()
-	r := <-done
-	if r.err != nil {
-		s.t.Fatal(r.err)
+	fd := -1
+	if err := n.Within(func() (err error) {
+		all := uint16(unix.ETH_P_ALL<<8 | unix.ETH_P_ALL>>8)
+		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, int(all))
+		return err
+	}); err != nil {
+		s.t.Fatal(err)
 	}
 	names := map[int]string{}
 	for line := range strings.Lines(n.sh("ip -o link")) {
@@ -238,10 +223,10 @@ func (s *star) capture(name, from, to string) func() []vxlan {
 	}
 	src, dst := netip.MustParseAddr(uplinks[from].vtep).AsSlice(), netip.MustParseAddr(uplinks[to].vtep).AsSlice()
 	return func() (seen []vxlan) {
-		defer unix.Close(r.fd)
+		defer unix.Close(fd)
 		buf := make([]byte, 2048)
 		for {
-			size, sender, err := unix.Recvfrom(r.fd, buf, 0)
+			size, sender, err := unix.Recvfrom(fd, buf, 0)
 			if err != nil {
 				return seen
 			}

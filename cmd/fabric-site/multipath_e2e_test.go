@@ -36,7 +36,7 @@ func (n *node) flows(others ...*node) (counts []int) {
 	for _, o := range others {
 		o.sh("nft reset counters table inet count >/dev/null || true; nft delete table inet count", countFlows)
 	}
-	if out, err := n.command("bash", "-c", "for i in {1..200}; do echo flow > /dev/udp/10.50.0.1/9; done").CombinedOutput(); err != nil {
+	if out, err := n.Command("bash", "-c", "for i in {1..200}; do echo flow > /dev/udp/10.50.0.1/9; done").CombinedOutput(); err != nil {
 		n.t.Fatalf("%v: %s", err, out)
 	}
 	for _, o := range others {
@@ -62,7 +62,7 @@ func TestThirdPartiesShare(t *testing.T) {
 	}
 	gw, x, y, h := newNode(t), newNode(t), newNode(t), newNode(t)
 	for i, n := range []*node{x, y, h} {
-		gw.sh(fmt.Sprintf("ip link add eth%d type veth peer name eth0 netns /proc/%d/ns/net", i+2, n.pid), fmt.Sprintf("ip link set eth%d up", i+2))
+		gw.sh(fmt.Sprintf("ip link add eth%d type veth peer name eth0 netns /proc/%d/ns/net", i+2, n.PID()), fmt.Sprintf("ip link set eth%d up", i+2))
 		n.sh("ip link set eth0 up")
 	}
 	h.sh("ip addr add 10.4.0.2/24 dev eth0", "ip route add default via 10.4.0.1")
@@ -109,7 +109,7 @@ func TestThirdPartiesShare(t *testing.T) {
 	}
 
 	monitor := func(name string) {
-		gw.start(name, gw.command("ip", "-ts", "-o", "monitor", "route", "nexthop"))
+		gw.start(name, gw.Command("ip", "-ts", "-o", "monitor", "route", "nexthop"))
 		gw.await("monitored", func() bool {
 			gw.sh("ip route add 192.0.2.0/24 dev eth1 && ip route del 192.0.2.0/24 dev eth1")
 			return strings.Contains(gw.logOf(name), "192.0.2.0")

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -10,13 +8,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"fabric/internal/config"
+	"fabric/lab/netns"
 )
 
 // asProgram makes the test binary run as fabric-site itself.
@@ -80,8 +78,8 @@ sites:
 
 // node is a gateway's host: network and mount namespaces of its own, with the interface eth1.
 type node struct {
+	*netns.Host
 	t    *testing.T
-	pid  int
 	dir  string
 	file string
 	// gateway is its name in the document.
@@ -109,31 +107,15 @@ func newNode(t *testing.T) *node {
 	}
 	n := &node{t: t, dir: dir, file: filepath.Join(dir, "fabric.yaml"), gateway: "gw"}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	// /run is the node's own: WireGuard's sockets are in /var/run/wireguard.
-	holder := exec.Command("unshare", "--net", "--mount", "--propagation", "private", "sh", "-c",
-		"mount -t tmpfs faults /run && mkdir /run/wireguard && mount -t sysfs sys /sys && ip link set lo up && "+
-			"ip link add eth1 type veth peer name eth1-host && ip link set eth1 up && ip link set eth1-host up && echo ready && exec cat")
-	// It ends with its standard input: with the test, however that ends.
-	in, err := holder.StdinPipe()
+	n.Host, err = netns.NewHost("ip link add eth1 type veth peer name eth1-host", "ip link set eth1 up", "ip link set eth1-host up")
 	if err != nil {
-		t.Fatal(err)
+		t.Skip(err)
 	}
-	t.Cleanup(func() { in.Close() })
-	out, err := holder.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var stderr bytes.Buffer
-	holder.Stderr = &stderr
-	if err := holder.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = holder.Process.Kill(); _ = holder.Wait() })
-	if line, _ := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
-		_ = holder.Wait()
-		t.Skipf("cannot make namespaces: %s", stderr.String())
-	}
-	n.pid = holder.Process.Pid
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	if _, err := config.GenerateKey(n.key()); err != nil {
 		t.Fatal(err)
 	}
@@ -169,15 +151,10 @@ func (n *node) write(doc string) {
 	}
 }
 
-// command runs within the node.
-func (n *node) command(args ...string) *exec.Cmd {
-	return exec.Command("nsenter", append([]string{"-t", strconv.Itoa(n.pid), "--net", "--mount", "--"}, args...)...)
-}
-
 // sh runs shell lines in the node; a failure ends the test.
 func (n *node) sh(lines ...string) string {
 	n.t.Helper()
-	out, err := n.command("sh", "-ec", strings.Join(lines, "\n")).CombinedOutput()
+	out, err := n.Command("sh", "-ec", strings.Join(lines, "\n")).CombinedOutput()
 	if err != nil {
 		n.t.Fatalf("%q: %v\n%s", lines, err, out)
 	}
@@ -231,7 +208,7 @@ func (n *node) site(before []string, args ...string) *exec.Cmd {
 	}
 	args = append(append(slices.Clone(before), self), args...)
 	args = append(args, "--gateway", n.gateway, "--config", n.file, "--state-dir", n.state())
-	c := n.command(args...)
+	c := n.Command(args...)
 	c.Env = append(os.Environ(), asProgram+"=1", "NOTIFY_SOCKET="+n.notify.LocalAddr().String())
 	return c
 }

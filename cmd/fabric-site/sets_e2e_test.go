@@ -68,7 +68,7 @@ protocol static { ipv4; route 10.50.0.1/32 via "lo";
 	if err := os.WriteFile(conf, []byte(c.String()), 0o600); err != nil {
 		n.t.Fatal(err)
 	}
-	n.start("bird", n.command("bird", "-f", "-c", conf, "-s", filepath.Join(n.dir, "bird.ctl")))
+	n.start("bird", n.Command("bird", "-f", "-c", conf, "-s", filepath.Join(n.dir, "bird.ctl")))
 }
 
 // await waits until f is true.
@@ -122,7 +122,7 @@ func TestThirdPartyFails(t *testing.T) {
 	}
 	gw, x, y := newNode(t), newNode(t), newNode(t)
 	for i, n := range []*node{x, y} {
-		gw.sh(fmt.Sprintf("ip link add eth%d type veth peer name eth0 netns /proc/%d/ns/net", i+2, n.pid), fmt.Sprintf("ip link set eth%d up", i+2))
+		gw.sh(fmt.Sprintf("ip link add eth%d type veth peer name eth0 netns /proc/%d/ns/net", i+2, n.PID()), fmt.Sprintf("ip link set eth%d up", i+2))
 		n.sh(fmt.Sprintf("ip addr add 10.%d.0.2/24 dev eth0", i+1), "ip link set eth0 up", "ip addr add 10.50.0.1/32 dev lo")
 		n.bird(i+1, i == 1)
 	}
@@ -134,10 +134,10 @@ func TestThirdPartyFails(t *testing.T) {
 	set := fmt.Sprintf("nhid %d ", overlay.NextHopSetID("CORE", []overlay.Leg{x4, y4}, 0))
 	gw.await("all routes by the set", func() bool { return gw.routesBy(set) == thirdPartyRoutes })
 
-	ping := gw.start("ping", gw.command("ping", "-n", "-D", "-i", "0.01", "-I", "10.99.0.1", "10.50.0.1"))
+	ping := gw.start("ping", gw.Command("ping", "-n", "-D", "-i", "0.01", "-I", "10.99.0.1", "10.50.0.1"))
 	replies := func() []time.Time { return stamps(t, gw.logOf("ping"), "bytes from") }
 	gw.await("answered", func() bool { return len(replies()) > 20 })
-	gw.start("monitor", gw.command("ip", "-ts", "-o", "monitor", "route", "nexthop"))
+	gw.start("monitor", gw.Command("ip", "-ts", "-o", "monitor", "route", "nexthop"))
 	gw.await("monitored", func() bool {
 		gw.sh("ip route add 192.0.2.0/24 dev eth1 && ip route del 192.0.2.0/24 dev eth1")
 		return len(stamps(t, gw.logOf("monitor"), "192.0.2.0")) > 0
@@ -187,7 +187,7 @@ E`)
 	gw.await("all routes by the set again", onX)
 
 	// A restart of fabric-site touches none of them.
-	gw.start("second", gw.command("ip", "-ts", "-o", "monitor", "route", "nexthop"))
+	gw.start("second", gw.Command("ip", "-ts", "-o", "monitor", "route", "nexthop"))
 	gw.await("monitored again", func() bool {
 		gw.sh("ip route add 192.0.2.0/24 dev eth1 && ip route del 192.0.2.0/24 dev eth1")
 		return strings.Contains(gw.logOf("second"), "192.0.2.0")

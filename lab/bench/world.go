@@ -164,10 +164,11 @@ func (w *world) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), cleanupLimit)
 	defer cancel()
 	for _, n := range slices.Backward(w.nodes) {
-		if _, err := os.Stat(filepath.Join("/run/netns", n.space)); err != nil {
+		path := filepath.Join("/run/netns", n.space)
+		if _, err := os.Stat(path); err != nil {
 			continue
 		}
-		if err := empty(ctx, n.space); err != nil {
+		if err := netns.EndProcesses(ctx, path); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 		}
 		if n.holder != nil {
@@ -180,28 +181,6 @@ func (w *world) close() {
 	}
 	if w.dir != "" {
 		_ = os.RemoveAll(w.dir)
-	}
-}
-
-// empty ends what runs in a network namespace of ours, also what the programs there have started.
-func empty(ctx context.Context, space string) error {
-	for {
-		out, err := exec.CommandContext(ctx, "ip", "netns", "pids", space).Output()
-		if err != nil {
-			return fmt.Errorf("processes in %s: %w", space, err)
-		}
-		alive := false
-		for _, word := range strings.Fields(string(out)) {
-			if pid, err := strconv.Atoi(word); err == nil && pid != os.Getpid() && syscall.Kill(pid, syscall.SIGKILL) == nil {
-				alive = true
-			}
-		}
-		if !alive {
-			return nil
-		}
-		if err := pause(ctx, 10*time.Millisecond); err != nil {
-			return fmt.Errorf("processes in %s do not end: %w", space, err)
-		}
 	}
 }
 

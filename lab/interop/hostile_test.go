@@ -33,7 +33,7 @@ type speaker struct {
 // dial opens a session from a node.
 func dial(n *node, local, remote string) (*speaker, error) {
 	s := &speaker{}
-	err := n.inside(func() (err error) {
+	err := n.Within(func() (err error) {
 		d := net.Dialer{Timeout: 3 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(local)}}
 		s.conn, err = d.Dial("tcp", net.JoinHostPort(remote, "179"))
 		return err

@@ -1,8 +1,6 @@
 package interop
 
 import (
-	"bufio"
-	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -58,13 +56,13 @@ func reach(timeout time.Duration, ok func() (string, bool)) (string, bool) {
 
 // node is a host: network and mount namespaces of its own, and a folder.
 type node struct {
+	*netns.Host
 	t    *testing.T
 	name string
-	pid  int
 	dir  string
 }
 
-// newNode makes a host. It lives as long as its holder process, which ends with the test however that ends.
+// newNode makes a host, which ends with the test and all that runs in it.
 func newNode(t *testing.T, name string) *node {
 	t.Helper()
 	// A socket's path is short, and FRR's user must be able to enter: not every test's folder is like that.
@@ -76,32 +74,16 @@ func newNode(t *testing.T, name string) *node {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	holder := exec.Command("unshare", "--net", "--mount", "--propagation", "private", "sh", "-c",
-		"mount -t tmpfs interop /run && mkdir /run/wireguard && mount -t sysfs sys /sys && ip link set lo up && echo ready && exec cat")
-	in, err := holder.StdinPipe()
+	host, err := netns.NewHost()
 	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { in.Close() })
-	out, err := holder.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var stderr bytes.Buffer
-	holder.Stderr = &stderr
-	if err := holder.Start(); err != nil {
-		t.Fatal(err)
+		t.Skip(err)
 	}
 	t.Cleanup(func() {
-		killAll(holder.Process.Pid)
-		_ = holder.Process.Kill()
-		_ = holder.Wait()
+		if err := host.Close(); err != nil {
+			t.Error(err)
+		}
 	})
-	if line, _ := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
-		_ = holder.Wait()
-		t.Skipf("cannot make namespaces: %s", stderr.String())
-	}
-	return &node{t: t, name: name, pid: holder.Process.Pid, dir: dir}
+	return &node{Host: host, t: t, name: name, dir: dir}
 }
 
 func (n *node) path(name string) string { return filepath.Join(n.dir, name) }
@@ -115,14 +97,9 @@ func (n *node) file(name, text string) string {
 	return n.path(name)
 }
 
-// command is a call within the node. nsenter becomes the program: the process is the program's.
-func (n *node) command(args ...string) *exec.Cmd {
-	return exec.Command("nsenter", append([]string{"-t", strconv.Itoa(n.pid), "--net", "--mount", "--"}, args...)...)
-}
-
 // try runs a command in the node and returns what it says on both outputs.
 func (n *node) try(args ...string) (string, error) {
-	out, err := n.command(args...).CombinedOutput()
+	out, err := n.Command(args...).CombinedOutput()
 	return string(out), err
 }
 
@@ -148,7 +125,7 @@ func (n *node) batch(lines ...string) {
 		}
 	}
 	for family, text := range parts {
-		cmd := n.command("ip", family, "-batch", "-")
+		cmd := n.Command("ip", family, "-batch", "-")
 		cmd.Stdin = strings.NewReader(text)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			n.t.Fatalf("%s: ip %s: %v\n%s", n.name, family, err, out)
@@ -159,13 +136,8 @@ func (n *node) batch(lines ...string) {
 // link joins a device of this node to one of another, both up.
 func (n *node) link(device string, other *node, otherDevice string) {
 	n.t.Helper()
-	n.sh(fmt.Sprintf("ip link add %s type veth peer name %s netns %d", device, otherDevice, other.pid), "ip link set "+device+" up")
+	n.sh(fmt.Sprintf("ip link add %s type veth peer name %s netns %d", device, otherDevice, other.PID()), "ip link set "+device+" up")
 	other.sh("ip link set " + otherDevice + " up")
-}
-
-// inside calls f on a thread that is in the node's network namespace.
-func (n *node) inside(f func() error) error {
-	return netns.Within(fmt.Sprintf("/proc/%d/ns/net", n.pid), f)
 }
 
 // process is a program at work in a node.
@@ -185,7 +157,7 @@ func (n *node) start(name string, stdin io.Reader, args ...string) *process {
 		n.t.Fatal(err)
 	}
 	defer log.Close()
-	p := &process{node: n, name: name, cmd: n.command(args...), done: make(chan struct{}), log: log.Name()}
+	p := &process{node: n, name: name, cmd: n.Command(args...), done: make(chan struct{}), log: log.Name()}
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = stdin, log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // also when the test is killed
 	if err := p.cmd.Start(); err != nil {
@@ -254,22 +226,4 @@ func getenv(name, otherwise string) string {
 		return v
 	}
 	return otherwise
-}
-
-// killAll ends what runs in the network namespace of a process, but for that process: tunnel processes outlive the daemon that started them.
-func killAll(holder int) {
-	space := func(pid string) string {
-		s, _ := os.Readlink("/proc/" + pid + "/ns/net")
-		return s
-	}
-	node := space(strconv.Itoa(holder))
-	if node == "" || node == space("self") {
-		return
-	}
-	found, _ := filepath.Glob("/proc/[0-9]*")
-	for _, dir := range found {
-		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil && pid != holder && space(filepath.Base(dir)) == node {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-		}
-	}
 }

@@ -134,7 +134,7 @@ type watch struct {
 
 func (n *node) watch(number int) (watch, error) {
 	w := watch{number: number}
-	err := n.inside(func() (err error) {
+	err := n.Within(func() (err error) {
 		all := uint16(unix.ETH_P_ALL)
 		w.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, int(all<<8|all>>8))
 		if err != nil {
@@ -301,7 +301,7 @@ func (l *manyVRFs) probe(t *testing.T) matrix {
 
 // send sends from one peer to all targets and says how many probes it sent.
 func (l *manyVRFs) send(from int) (sent int, err error) {
-	err = l.peers[from-1].inside(func() error {
+	err = l.peers[from-1].Within(func() error {
 		var connecting []int
 		defer func() {
 			for _, fd := range connecting {

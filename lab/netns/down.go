@@ -51,7 +51,7 @@ func (l *Lab) Down(ctx context.Context) error {
 			pins = append(pins, pin)
 		}
 	}
-	if err := endProcesses(ctx, pins); err != nil {
+	if err := EndProcesses(ctx, pins...); err != nil {
 		return fmt.Errorf("lab %s: %w", l.Topology.Name, err)
 	}
 	for _, pin := range pins {
@@ -72,9 +72,9 @@ func isNamespace(path string) bool {
 	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
 }
 
-// endProcesses kills what runs in the namespaces, until a look finds nothing: a process may have
-// forked between the look and the kill.
-func endProcesses(ctx context.Context, pins []string) error {
+// EndProcesses kills what runs in the network namespaces at some paths, but for the caller itself, until a look finds
+// nothing: a process may have forked between the look and the kill. The namespaces must be held by something else.
+func EndProcesses(ctx context.Context, pins ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
