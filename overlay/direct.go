@@ -13,9 +13,6 @@ import (
 // KindDirect tunnels carry packets unencrypted in a VXLAN of their own (RFC 7348), over a network that is trusted.
 const KindDirect = config.KindDirect
 
-// defaultDirectPort holds where the document leaves the value out.
-const defaultDirectPort = 4790
-
 // DirectDevice is TunnelDevice for a direct tunnel. It has a name of its own, so that a tunnel that changes its kind is made anew
 // beside the old one.
 func DirectDevice(local, remote string, place int) string {
@@ -45,14 +42,6 @@ func Encryption(kind string) string {
 	return KindWireGuard
 }
 
-// directPort is the UDP port of direct tunnels.
-func directPort(doc *config.Document) int {
-	if doc.Fabric.DirectPort != 0 {
-		return doc.Fabric.DirectPort
-	}
-	return defaultDirectPort
-}
-
 // compileDirect fills in what a direct tunnel has: both ends' addresses, the port that all of them share, and the number that tells
 // them apart. There is no dialling side, and the endpoints are dialled as they are.
 func compileDirect(doc *config.Document, own, remote *config.Gateway, tunnel *Tunnel, place int) error {
@@ -61,7 +50,7 @@ func compileDirect(doc *config.Document, own, remote *config.Gateway, tunnel *Tu
 	if !ok || !okThere {
 		return fmt.Errorf("tunnel %s: a direct tunnel needs an endpoint of both %s and %s", tunnel.Name, own.Name, remote.Name)
 	}
-	tunnel.ListenPort = directPort(doc)
+	tunnel.ListenPort = doc.Fabric.DirectPort
 	tunnel.Local, tunnel.Endpoint = here.Address.Unmap(), netip.AddrPortFrom(there.Address.Unmap(), uint16(tunnel.ListenPort))
 	tunnel.VNI = DirectVNI(own.Name, remote.Name, place)
 	tunnel.PublicKey, tunnel.PrivateKeyFile, tunnel.Keepalive = "", "", 0

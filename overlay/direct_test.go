@@ -25,17 +25,13 @@ func TestCompileDirect(t *testing.T) {
 		port         int
 		mtu          int
 	}{
-		{"v4", "10.0.0.1", "10.0.0.2", 0, 0, 1450},
+		{"v4", "10.0.0.1", "10.0.0.2", 0, 4790, 1450},
 		{"v6", "fd00::1", "fd00::2", 0, 4799, 1430},
-		{"jumbo path", "10.0.0.1", "10.0.0.2", 2000, 0, 1950},
+		{"jumbo path", "10.0.0.1", "10.0.0.2", 2000, 4790, 1950},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			doc := vpc(tt.sz, tt.hk)
 			doc.Links.Pairs[0].Tunnels[1].UnderlayMTU, doc.Fabric.DirectPort = tt.underlay, tt.port
-			port := tt.port
-			if port == 0 {
-				port = 4790
-			}
 			var ends []Tunnel
 			for _, gw := range []string{"sz", "hk"} {
 				p := compile(t, doc, gw)
@@ -49,10 +45,10 @@ func TestCompileDirect(t *testing.T) {
 			if a.VNI != b.VNI || a.VNI == 0 || a.VNI >= 1<<24 || a.LinkLocal != b.RemoteLinkLocal || a.RemoteLinkLocal != b.LinkLocal {
 				t.Errorf("the ends do not meet: %+v %+v", a, b)
 			}
-			if a.Endpoint != netip.AddrPortFrom(netip.MustParseAddr(tt.hk), uint16(port)) || b.Endpoint.Addr().String() != tt.sz || a.Local.String() != tt.sz || b.Local.String() != tt.hk {
+			if a.Endpoint != netip.AddrPortFrom(netip.MustParseAddr(tt.hk), uint16(tt.port)) || b.Endpoint.Addr().String() != tt.sz || a.Local.String() != tt.sz || b.Local.String() != tt.hk {
 				t.Errorf("from %s to %s, and from %s to %s", a.Local, a.Endpoint, b.Local, b.Endpoint)
 			}
-			if a.MTU != tt.mtu || a.ListenPort != port || a.PublicKey != "" || a.PrivateKeyFile != "" || a.Keepalive != 0 || a.BFD == nil {
+			if a.MTU != tt.mtu || a.ListenPort != tt.port || a.PublicKey != "" || a.PrivateKeyFile != "" || a.Keepalive != 0 || a.BFD == nil {
 				t.Errorf("tunnel is %+v, want MTU %d", a, tt.mtu)
 			}
 			if DirectMAC(a.LinkLocal) == DirectMAC(b.LinkLocal) {

@@ -80,7 +80,7 @@ func makeSlots(doc *config.Document, own, remote string, place int, t Tunnel) []
 			s.Endpoint = netip.AddrPortFrom(t.Endpoint.Addr(), uint16(port))
 		}
 		for _, p := range ports {
-			if p > 65535 || p == doc.Fabric.VXLANPort || p == directPort(doc) {
+			if p > 65535 || p == doc.Fabric.VXLANPort || p == doc.Fabric.DirectPort {
 				return nil
 			}
 		}

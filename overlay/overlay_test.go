@@ -37,7 +37,7 @@ func endpoint(addr string, port int) config.Endpoint {
 // threeSites: sz and hk can be dialled, gz only dials. hk is behind NAT with mapped ports.
 func threeSites() *config.Document {
 	return &config.Document{
-		Fabric: config.Fabric{Name: "lab", VTEPFamily: "ipv4", UnderlayMTU: 1500, MSS: 1300, WireGuardPort: 51820},
+		Fabric: config.Fabric{Name: "lab", VTEPFamily: "ipv4", UnderlayMTU: 1500, MSS: 1300, WireGuardPort: 51820, DirectPort: 4790},
 		VRFs:   []config.VRF{{Name: "CORE", Table: 200, VNI: 1000}, {Name: "OPS", Table: 201, VNI: 1001}},
 		Sites: []config.Site{
 			{Name: "gz-1", Gateways: []config.Gateway{gateway("gz", 3)}},

@@ -221,7 +221,7 @@ func (p Plan) validateSessions(bad func(format string, args ...any)) {
 	}
 	for _, v := range p.VTEPs {
 		if v.BFD != nil {
-			add(TransitName(p.Gateway, v.Gateway), p.transitPath(v.Addr))
+			add(TransitName(p.Gateway, v.Gateway), bfdPath{local: p.VTEP, remote: v.Addr, multihop: true})
 		}
 	}
 	for _, s := range p.Sessions {

@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"cmp"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -89,11 +88,6 @@ func (p Plan) validateTransits(bad func(format string, args ...any)) {
 			})
 		}
 	}
-}
-
-// transitPath is the path of the session across a hub.
-func (p Plan) transitPath(remote netip.Addr) bfdPath {
-	return bfdPath{local: p.VTEP, remote: remote, multihop: true}
 }
 
 // transitMTU is the least MTU of the tunnels from hubs to the gateways that are reached over them; 0 if there are none. Those to the hubs

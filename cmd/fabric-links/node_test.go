@@ -291,7 +291,7 @@ func twoNodesWith(t *testing.T, family, vtepA, vtepB, endpoint string) (a, b *no
 		}
 	}
 	doc := &config.Document{
-		Fabric: config.Fabric{Name: "test", VTEPFamily: family, UnderlayMTU: 1500, MSS: 1300, WireGuardPort: 51820},
+		Fabric: config.Fabric{Name: "test", VTEPFamily: family, UnderlayMTU: 1500, MSS: 1300, WireGuardPort: 51820, DirectPort: 4790},
 		VRFs:   []config.VRF{{Name: "CORE", Table: 200, VNI: 1000}},
 		Sites: []config.Site{
 			{Name: "a-1", Gateways: []config.Gateway{gw(a, 65001)}},

@@ -54,7 +54,7 @@ func tlsNodes(t *testing.T, change func(doc *config.Document)) (a, b *node, plan
 	ga.TLS = &config.TLS{}
 	bfd := config.BFD{Interval: config.Duration(slowly(100 * time.Millisecond)), Multiplier: 3}
 	doc := &config.Document{
-		Fabric: config.Fabric{Name: "test", VTEPFamily: "ipv4", UnderlayMTU: 1500, MSS: 1300, WireGuardPort: 51820, TLSTokenFile: token, BFD: bfd},
+		Fabric: config.Fabric{Name: "test", VTEPFamily: "ipv4", UnderlayMTU: 1500, MSS: 1300, WireGuardPort: 51820, DirectPort: 4790, TLSTokenFile: token, BFD: bfd},
 		VRFs:   []config.VRF{{Name: "CORE", Table: 200, VNI: 1000}},
 		Sites:  []config.Site{{Name: "a-1", Gateways: []config.Gateway{ga}}, {Name: "b-1", Gateways: []config.Gateway{gb}}},
 		Links:  config.Links{Mesh: "full", Tunnels: []config.Tunnel{{Kind: "wireguard"}, {Kind: "tls"}}},
