@@ -164,6 +164,9 @@ func TestRefused(t *testing.T) {
 		{"bad fabric name", "name: demo", "name: De mo", []string{`3:9: fabric.name: "De mo" is not a valid name; use 1 to 32 of`}},
 		{"bad family", "name: demo", "name: demo\n  vtep-family: ipx", []string{`"ipx" is not known; write ipv4 or ipv6`,
 			`VTEP`, `VTEP`, `VTEP`}},
+		{"router MAC of many", "vtep: 10.255.0.2", "vtep: 10.255.0.2\n        router-mac: 01:00:5e:00:00:01", []string{`^fabric.yaml:\d+:21: sites\[1\].gateways\[0\].router-mac: "01:00:5e:00:00:01" is not the hardware address of one host; write six octets`}},
+		{"router MAC of none", "vtep: 10.255.0.2", "vtep: 10.255.0.2\n        router-mac: 00:00:00:00:00:00", []string{`"00:00:00:00:00:00" is not the hardware address of one host`}},
+		{"router MAC too long", "vtep: 10.255.0.2", "vtep: 10.255.0.2\n        router-mac: 02:00:5e:10:00:00:00:01", []string{`is not the hardware address of one host`}},
 		{"VTEP family mismatch", "vtep: 10.255.0.2", "vtep: fd00::2\n        router-id: 10.0.0.2", []string{`VTEP fd00::2 is not ipv4; use an ipv4 address, or change fabric.vtep-family`}},
 		{"small MTU", "name: demo", "name: demo\n  underlay-mtu: 1400", []string{`fabric.underlay-mtu: 1400 leaves 1270 inside the tunnels, less than IPv6's minimum of 1280; use a path of at least 1410`}},
 		{"huge MTU", "name: demo", "name: demo\n  underlay-mtu: 70000", []string{`70000 is out of range`}},
@@ -266,6 +269,12 @@ func TestRefused(t *testing.T) {
 		{"multihop with ttl-security", "multihop: 5", "multihop: 5\n                ttl-security: 1", []string{`multihop and ttl-security exclude each other`}},
 		{"relative password file", "password-file: /etc/fabric/core.md5", "password-file: secret", []string{`not an absolute path`}},
 		{"unknown policy", "import: from-dc", "import: from-cd", []string{`unknown policy "from-cd"; describe it under policies`}},
+		{"IPv6 next hops on a session over IPv4", "interface: eth1\n                hold: 30s", "interface: eth1\n                extended-next-hop: true\n                hold: 30s", []string{
+			`peers\[0\].extended-next-hop: it is for sessions over IPv6 that carry ipv4, and the one with 172.20.0.1 is none; give the neighbour an IPv6 address`}},
+		{"IPv6 next hops on a session without IPv4", "address: fd00:20::1", "address: fd00:20::1\n                extended-next-hop: true", []string{
+			`peers\[1\].extended-next-hop: it is for sessions over IPv6 that carry ipv4, and the one with fd00:20::1 is none`}},
+		{"IPv6 next hops and an IPv4 one", "families: [ipv6]", "families: [ipv6, ipv4]\n                extended-next-hop: true\n                next-hop: 172.20.0.9", []string{
+			`peers\[1\].next-hop: extended-next-hop tells the neighbour an IPv6 next hop for IPv4 routes, and 172.20.0.9 is another; remove one of them`}},
 		{"peer numbers", "multihop: 5", "multihop: 256\n                allow-own-as: 11\n                max-prefix: -1\n                port: 70000\n                next-hop: 0.0.0.0", []string{
 			`256 is out of range`, `11 is out of range`, `-1 is out of range`, `70000 is out of range`, `0.0.0.0 is not the address of a host`}},
 		// Policies.

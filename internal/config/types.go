@@ -158,6 +158,10 @@ type Gateway struct {
 	// RouterID is the BGP identifier, an IPv4 address, unique in the fabric. Default: the VTEP if that is IPv4;
 	// required otherwise.
 	RouterID netip.Addr `yaml:"router-id,omitzero" json:"router-id,omitempty,omitzero"`
+	// RouterMAC is the hardware address that others put on packets for this gateway inside VXLAN, 02:00:5e:10:00:01, which its EVPN routes
+	// name (RFC 9135 section 8.1). Default: derived from the VTEP. For a router of another make write its own; a route of it that names
+	// another is not used.
+	RouterMAC string `yaml:"router-mac,omitempty" json:"router-mac,omitempty"`
 	// Endpoints are the public addresses other gateways can dial, in rank order. None: this gateway only dials (X15, A6).
 	Endpoints []Endpoint `yaml:"endpoints,omitempty" json:"endpoints,omitempty"`
 	// WireGuard are the gateway's tunnel keys.
@@ -313,6 +317,9 @@ type Peer struct {
 	Export string `yaml:"export,omitempty" json:"export,omitempty"`
 	// NextHop is what the neighbour is told as next hop; default our address of the session.
 	NextHop netip.Addr `yaml:"next-hop,omitzero" json:"next-hop,omitempty,omitzero"`
+	// ExtendedNextHop takes and announces IPv4 routes with IPv6 next hops (RFC 8950), which the neighbour must be set to do as well: the session is
+	// over IPv6 and carries both families, and neither end needs an IPv4 address on the link.
+	ExtendedNextHop bool `yaml:"extended-next-hop,omitempty" json:"extended-next-hop,omitempty"`
 	// ASOverride replaces the neighbour's ASN in announced paths by ours (dual-homed customers with one ASN).
 	ASOverride bool `yaml:"as-override,omitempty" json:"as-override,omitempty"`
 	// AllowOwnAS is how often our own ASN may occur in a received path. Default 0.
