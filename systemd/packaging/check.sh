@@ -27,7 +27,7 @@ for v in '0~git20261121141655.a1b2c3d' '1.2.0~rc1' 1.2.0 1.2.0+7.ga1b2c3d 1.2.1;
 	[ -z "$before" ] || dpkg --compare-versions "$before" lt "$v" || fail "$before is not before $v"
 	before=$v
 done
-shellcheck "$here"/*.sh "$here/postinst" "$here/prerm" "$here/postrm"
+shellcheck "$here"/*.sh "$here/preinst" "$here/postinst" "$here/prerm" "$here/postrm"
 
 sh "$here/build.sh" "$tmp/a" >/dev/null
 sh "$here/build.sh" "$tmp/b" >/dev/null

@@ -43,6 +43,14 @@ diff "$root/want" "$root/calls" || fail "removal does other things"
 [ -e "$root/etc/fabric/keys/gw.key" ] || fail "removal took the keys"
 [ -d "$root/var/lib/fabric-site" ] || fail "removal took the state"
 
+# The scripts end with the package's own programs again, so the document has to be there for a start.
+: >"$root/etc/fabric/fabric.yaml"
+: >"$root/calls"
+in_root dpkg -i /fabric.deb >/dev/null
+[ "$(calls 'invoke start fabric-')$(calls 'invoke try-restart fabric-')" = 30 ] || fail "an installation after a removal starts nothing: $(cat "$root/calls")"
+fake /usr/bin/fabric-site fabric-site
+fake /usr/bin/fabric-links fabric-links
+
 in_root dpkg -P fabric >/dev/null 2>&1
 left=$(find "$root/etc" "$root/usr" "$root/lib/systemd" "$root/var/lib" -iname '*fabric*' ! -path '*/systemd/deb-systemd-helper*')
 [ -z "$left" ] || fail "left after purge: $left"
