@@ -42,6 +42,58 @@ func TestFuse(t *testing.T) {
 	g.wantPeer("CORE", "flood", "back", func(p PeerState) bool { return p.State == "established" && p.Received == 5 && p.LastError == "" })
 }
 
+// The session comes back by itself once max-prefix allows for what blew the fuse, and when the peer was disabled and enabled; any other change
+// of the document is no reason.
+func TestFuseLifted(t *testing.T) {
+	n := newNetwork(t)
+	limited := func(max int, disabled bool) *config.Document {
+		doc := n.document()
+		n.addPeer(doc, "gw1", "CORE", config.Peer{Name: "flood", ASN: 65100, MaxPrefix: max, Disabled: disabled}, 11, 12)
+		return doc
+	}
+	flood := n.router(65100, 12, 11, 65001, ceOptions{})
+	g := n.start(limited(2, false), "gw1", func(c *Config) { c.fuseFloor = 5 })
+	for i := range 7 {
+		flood.announce(route{prefix: fmt.Sprintf("10.%d.0.0/16", i)})
+	}
+	closed := func(limit int) {
+		t.Helper()
+		g.wantPeer("CORE", "flood", "closed by the fuse", func(p PeerState) bool {
+			return p.State == "idle" && strings.Contains(p.LastError, fmt.Sprintf("more than %d prefixes", limit)) && strings.Contains(p.LastError, "peer reset flood")
+		})
+	}
+	back := func(what string, max int) {
+		t.Helper()
+		g.wantPeer("CORE", "flood", what, func(p PeerState) bool {
+			return p.State == "established" && p.Received == 7 && p.Admitted == max && p.LastError == ""
+		})
+	}
+	closed(5)
+	g.configure(limited(1, false))
+	if p := g.wantPeer("CORE", "flood", "configured", func(p PeerState) bool { return p.MaxPrefix == 1 }); p.State != "idle" || p.LastError == "" {
+		t.Errorf("with a lower limit: %+v", p)
+	}
+	g.configure(limited(3, false)) // the fuse is 6 then
+	closed(6)
+	g.configure(limited(4, false))
+	back("back, and frozen", 4)
+	// Within the fuse it takes no session: what was refused is there to be looked at again.
+	flaps := g.peer("CORE", "flood").Flaps
+	g.configure(limited(7, false))
+	back("thawed", 7)
+	if now := g.peer("CORE", "flood").Flaps; now != flaps {
+		t.Errorf("%d sessions were lost for it", now-flaps)
+	}
+	flood.withdraw("10.6.0.0/16")
+	g.configure(limited(2, false))
+	closed(5)
+	flood.withdraw("10.5.0.0/16")
+	g.configure(limited(2, true))
+	g.wantPeer("CORE", "flood", "disabled", func(p PeerState) bool { return p.Disabled && p.LastError == "" })
+	g.configure(limited(2, false))
+	g.wantPeer("CORE", "flood", "enabled", func(p PeerState) bool { return p.State == "established" && p.Received == 5 })
+}
+
 // A peer a little beyond max-prefix in both families is frozen, not closed.
 func TestFuseCountsFamilies(t *testing.T) {
 	n := newNeighbour(Peer{Name: "both", ASN: 65100, MaxPrefix: 4}, 1, slog.New(slog.DiscardHandler))

@@ -63,8 +63,8 @@ type neighbour struct {
 	hold       time.Duration
 	keepalive  time.Duration
 	restarting bool
-	blown      bool // the fuse closed it
-	floor      int  // of the fuse
+	blown      int // the fuse that closed it, 0 for none
+	floor      int // of the fuse
 	// finished are the families whose End-of-RIB has come; deadline is when we stop waiting for the others.
 	finished []string
 	deadline time.Time
@@ -390,4 +390,14 @@ func (n *neighbour) fuse() int {
 func (n *neighbour) tooMany() bool {
 	limit := n.fuse()
 	return limit > 0 && max(n.held[0], n.held[1]) > limit
+}
+
+// lift takes the consequence of a blown fuse away once the operator allows for more prefixes than the fuse did, or has disabled the peer. The
+// new session brings the whole table anew.
+func (n *neighbour) lift() {
+	if n.blown == 0 || !n.peer.Disabled && n.fuse() > 0 && n.fuse() <= n.blown {
+		return
+	}
+	n.log.Info("the session may come back after too many prefixes", "limit", n.fuse(), "before", n.blown)
+	n.blown, n.lastError = 0, ""
 }

@@ -268,11 +268,12 @@ func newTimers(a, b *Peer) bool {
 // one and GoBGP forgets what graceful restart was negotiated when a running one is updated.
 func (s *server) session(ctx context.Context, n *neighbour, old *Peer) {
 	s.heed(n)
+	n.lift()
 	if s.gobgp == nil {
 		return
 	}
 	// A peer that runs already does not go because BFD is new to it and not yet Up.
-	if n.peer.Disabled || n.blown || n.verdict.phase != alive && !(n.verdict.phase == waits && n.added) {
+	if n.peer.Disabled || n.blown > 0 || n.verdict.phase != alive && !(n.verdict.phase == waits && n.added) {
 		if n.added {
 			s.detach(ctx, n)
 		}
@@ -378,17 +379,18 @@ func (s *server) detach(ctx context.Context, n *neighbour) {
 	s.config.RIB.WithdrawSource(n.source)
 }
 
-// guard closes sessions whose fuse is blown; they stay closed until they are reset.
+// guard closes sessions whose fuse is blown; they stay closed until they are reset, or max-prefix is raised enough.
 func (s *server) guard(ctx context.Context) {
 	for _, n := range s.neighbours {
 		if !n.added || !n.tooMany() {
 			continue
 		}
 		limit := n.fuse()
-		n.log.Error("too many prefixes: session closed to protect memory; reset the peer to try again", "prefixes", len(n.learned), "limit", limit)
-		n.blown = true
+		n.log.Error("too many prefixes: session closed to protect memory; raise max-prefix, or mend the peer and reset it", "prefixes", len(n.learned), "limit", limit)
+		n.blown = limit
 		s.detach(ctx, n)
-		n.lastError = fmt.Sprintf("more than %d prefixes: closed to protect memory; reset the peer to try again", limit)
+		n.lastError = fmt.Sprintf("more than %d prefixes: closed to protect memory; raise max-prefix above %d, or mend the peer and end the pause with a hard reset (fabricctl peer reset %s)",
+			limit, limit/2, n.peer.Name)
 	}
 }
 
@@ -496,14 +498,14 @@ func (s *server) rejudge(n *neighbour) {
 
 // reset is the operator's: hard closes the session, soft goes through policy again in both directions.
 func (s *server) reset(ctx context.Context, n *neighbour, soft bool) error {
-	if n.blown && !soft {
-		n.blown, n.lastError = false, ""
+	if n.blown > 0 && !soft {
+		n.blown, n.lastError = 0, ""
 		s.session(ctx, n, &n.peer)
 		return nil
 	}
 	if s.gobgp == nil || !n.added {
 		why := cmp.Or(n.problem, n.verdict.problem(), "disabled")
-		if n.blown {
+		if n.blown > 0 {
 			why = n.lastError
 		}
 		return fmt.Errorf("bgp: peer %s is not running: %s", n.peer.Name, why)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"slices"
 	"testing"
 )
 
@@ -153,5 +154,26 @@ func BenchmarkSourceDown(b *testing.B) {
 			b.Fatalf("%d keys changed", len(batch.Choices))
 		}
 		b.StartTimer()
+	}
+}
+
+// BenchmarkManyNextHops fills a table with 100,000 prefixes that have a next hop each, all of them behind one static route.
+func BenchmarkManyNextHops(b *testing.B) {
+	var ps []Path
+	for i := range benchPrefixes {
+		p := benchPath(peer1, i)
+		n := i * 7919 % benchPrefixes // in no order
+		p.Attrs.NextHop = netip.AddrFrom4([4]byte{11, byte(n >> 16), byte(n >> 8), byte(n)})
+		ps = append(ps, p)
+	}
+	for b.Loop() {
+		tab := resolving()
+		tab.Update(path(staticA, netip.MustParsePrefix("0.0.0.0/0"), nextHop("172.16.1.2")))
+		for c := range slices.Chunk(ps, 1000) {
+			tab.Update(c...)
+		}
+		if n := tab.Len("A"); n != benchPrefixes+1 {
+			b.Fatalf("%d prefixes are chosen", n)
+		}
 	}
 }

@@ -34,14 +34,6 @@ type Resolution struct {
 	Why string
 }
 
-// question is an address that was asked for a next hop.
-type question struct {
-	addr netip.Addr
-	hop  *hop
-}
-
-func (q question) compare(a netip.Addr) int { return q.addr.Compare(a) }
-
 // Resolve says where a next hop in a VRF leads. A VRF that does not resolve (VRF.Resolve) knows of none.
 func (t *Table) Resolve(vrf string, nh netip.Addr) Resolution {
 	t.mu.Lock()
@@ -194,8 +186,7 @@ func (t *Table) trace(h *hop) (changed bool) {
 		v.unasked(h)
 		h.asked = asked
 		for _, a := range asked {
-			i, _ := slices.BinarySearchFunc(v.questions, a, question.compare)
-			v.questions = slices.Insert(v.questions, i, question{a, h})
+			v.questions.add(a, h)
 		}
 	}
 	changed = via != h.via
@@ -203,28 +194,18 @@ func (t *Table) trace(h *hop) (changed bool) {
 	return changed
 }
 
-// unasked takes what was asked for a next hop out of the VRF's index.
+// unasked takes back what was asked for a next hop.
 func (v *vrf) unasked(h *hop) {
 	for _, a := range h.asked {
-		i, _ := slices.BinarySearchFunc(v.questions, a, question.compare)
-		for ; i < len(v.questions) && v.questions[i].addr == a; i++ {
-			if v.questions[i].hop == h {
-				v.questions = slices.Delete(v.questions, i, i+1)
-				break
-			}
-		}
+		v.questions.remove(a, h)
 	}
 	h.asked = nil
 }
 
 // touch notes the next hops that asked for an address in a prefix whose paths have changed.
 func (t *Table) touch(v *vrf, p netip.Prefix) {
-	if len(v.questions) == 0 || t.settling {
-		return
-	}
-	i, _ := slices.BinarySearchFunc(v.questions, p.Addr(), question.compare)
-	for ; i < len(v.questions) && p.Contains(v.questions[i].addr); i++ {
-		t.doubt(v.questions[i].hop)
+	if !t.settling {
+		v.questions.within(p, t.doubt)
 	}
 }
 

@@ -45,10 +45,10 @@ type vrf struct {
 	imports []RT // ascending, no duplicates
 	// multipath is how many paths may share traffic.
 	multipath int
-	// resolve: next hops are resolved here, on networks and through routes. questions are the addresses asked for them, in order.
+	// resolve: next hops are resolved here, on networks and through routes. questions are the addresses asked for them.
 	resolve   bool
 	networks  []Network
-	questions []question
+	questions questions
 	entries   map[netip.Prefix]*entry
 	chosen    int // entries with a best path
 	// lengths counts the entries per prefix length: v4 and v6.
