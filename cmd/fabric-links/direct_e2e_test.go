@@ -124,7 +124,7 @@ func TestDirectBackup(t *testing.T) {
 		})
 		t.Logf("longest gap %s, %d without answer", gap, lost)
 		if gap > detection || lost == 0 {
-			t.Errorf("longest gap is %s, want at most %s, and one at all", gap, detection)
+			p.watch.errorf(t, "longest gap is %s, want at most %s, and one at all", gap, detection)
 		}
 		lost, gap = p.phase(func() {
 			mend()
@@ -133,7 +133,7 @@ func TestDirectBackup(t *testing.T) {
 		})
 		t.Logf("longest gap %s, %d without answer", gap, lost)
 		if lost > 0 {
-			t.Errorf("%d without answer on the return", lost)
+			p.watch.errorf(t, "%d without answer on the return", lost)
 		}
 	})
 	t.Run("restart, harm and cleanup", func(t *testing.T) {

@@ -128,7 +128,7 @@ func TestTunnelsOfEqualRank(t *testing.T) {
 				})
 				t.Logf("%s cut: longest gap %s", under, gap)
 				if gap > detection {
-					t.Errorf("longest gap is %s, want at most %s", gap, detection)
+					p.watch.errorf(t, "longest gap is %s, want at most %s", gap, detection)
 				}
 				lost, gap := p.phase(func() {
 					mend()
@@ -137,7 +137,7 @@ func TestTunnelsOfEqualRank(t *testing.T) {
 				})
 				t.Logf("%s back: longest gap %s, %d without answer", under, gap, lost)
 				if lost > 0 {
-					t.Errorf("%d without answer on the return", lost)
+					p.watch.errorf(t, "%d without answer on the return", lost)
 				}
 			}
 			spread(t, a, b, first, second)
@@ -164,7 +164,7 @@ func TestTunnelsOfEqualRank(t *testing.T) {
 				}
 			})
 			if lost > 0 {
-				t.Errorf("drain, undrain and restart: %d without answer", lost)
+				p.watch.errorf(t, "drain, undrain and restart: %d without answer", lost)
 			}
 
 			less := plans[0]
