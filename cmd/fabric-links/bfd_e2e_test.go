@@ -57,6 +57,8 @@ type probe struct {
 	longest atomic.Int64
 	// answered are the numbers of datagrams that were.
 	answered sync.Map
+	// watch is the machine's during the last phase.
+	watch watch
 }
 
 func startProbe(t *testing.T, a, b *node) *probe {
@@ -138,6 +140,7 @@ func startProbe(t *testing.T, a, b *node) *probe {
 // without any answer.
 func (p *probe) phase(f func()) (lost int, gap time.Duration) {
 	p.longest.Store(0)
+	p.watch = watchMachine()
 	from := p.sent.Load()
 	f()
 	to := p.sent.Load()
@@ -209,7 +212,7 @@ func TestBFDFailover(t *testing.T) {
 		})
 		t.Logf("longest gap %s, %d without answer", gap, lost)
 		if gap > detection || lost == 0 {
-			t.Errorf("longest gap is %s, want at most %s, and one at all", gap, detection)
+			p.watch.errorf(t, "longest gap is %s, want at most %s, and one at all", gap, detection)
 		}
 	})
 	t.Run("it comes back", func(t *testing.T) {
@@ -220,7 +223,7 @@ func TestBFDFailover(t *testing.T) {
 		})
 		t.Logf("longest gap %s, %d without answer", gap, lost)
 		if lost > 0 {
-			t.Errorf("%d without answer on the return", lost)
+			p.watch.errorf(t, "%d without answer on the return", lost)
 		}
 	})
 	t.Run("drain and back", func(t *testing.T) {
@@ -241,7 +244,7 @@ func TestBFDFailover(t *testing.T) {
 		})
 		t.Logf("longest gap %s, %d without answer", gap, lost)
 		if lost > 0 {
-			t.Errorf("%d without answer", lost)
+			p.watch.errorf(t, "%d without answer", lost)
 		}
 		if err := a.drain("fxwnone", true); err == nil || !strings.Contains(err.Error(), "not a tunnel device") {
 			t.Errorf("unknown device: %v", err)
@@ -256,7 +259,7 @@ func TestBFDFailover(t *testing.T) {
 		})
 		t.Logf("longest gap %s, %d without answer", gap, lost)
 		if lost > 0 {
-			t.Errorf("%d without answer", lost)
+			p.watch.errorf(t, "%d without answer", lost)
 		}
 	})
 	t.Run("fabric-links dies and is started", func(t *testing.T) {
@@ -269,7 +272,7 @@ func TestBFDFailover(t *testing.T) {
 		t.Logf("longest gap %s, %d without answer", gap, lost)
 		// The other end sees a failure: until the new sessions are up.
 		if gap > detection+3*time.Second {
-			t.Errorf("longest gap is %s", gap)
+			p.watch.errorf(t, "longest gap is %s", gap)
 		}
 	})
 }

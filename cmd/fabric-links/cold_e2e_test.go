@@ -57,9 +57,7 @@ func TestColdStart(t *testing.T) {
 	took := coldStart(t, nodes, plans)
 	again := len(nodes[0].logged("dial again")) + len(nodes[1].logged("dial again"))
 	t.Logf("up after %s, dialled again %d times", took.Round(time.Millisecond), again)
-	if err := nodes[0].ping(nodes[1]); err != nil {
-		t.Error(err)
-	}
+	nodes[0].wait("VTEP to VTEP", func() error { return nodes[0].ping(nodes[1]) })
 }
 
 // Both initiations are under way at the same time, as on a long path, so each end waits for the other. WireGuard repeats them after 5 s at
@@ -83,13 +81,11 @@ func TestColdStartCrossing(t *testing.T) {
 	if a, b := nodes[0].logged("dial again"), nodes[1].logged("dial again"); len(a) != 1 || len(b) != 0 {
 		t.Errorf("dialled again were\n%s\nand\n%s", a, b)
 	}
-	if err := nodes[0].ping(nodes[1]); err != nil {
-		t.Error(err)
-	}
+	nodes[0].wait("VTEP to VTEP", func() error { return nodes[0].ping(nodes[1]) })
 }
 
 // cross is a relay on node n between two ends, which dial its ports 6000 and 6001 of 192.0.2.2. What each sends first is held until both
-// have sent something; then each packet takes 100 ms.
+// have sent something; then each packet takes 100 ms, and none overtakes another.
 func cross(t *testing.T, n *node, ends [2]netip.AddrPort) *atomic.Bool {
 	t.Helper()
 	var fds [2]int
@@ -106,18 +102,27 @@ func cross(t *testing.T, n *node, ends [2]netip.AddrPort) *atomic.Bool {
 		mu      sync.Mutex
 		held    [2][]byte
 		crossed atomic.Bool
-		wg      sync.WaitGroup
+		readers sync.WaitGroup
+		writers sync.WaitGroup
 	)
-	pass := func(i int, data []byte) {
-		to := ends[1-i]
-		wg.Add(1)
-		time.AfterFunc(100*time.Millisecond, func() {
-			defer wg.Done()
-			_ = unix.Sendto(fds[1-i], data, 0, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()})
+	type packet struct {
+		due  time.Time
+		data []byte
+	}
+	var way [2]chan packet
+	for i := range way {
+		way[i] = make(chan packet, 10_000)
+		to := &unix.SockaddrInet4{Port: int(ends[1-i].Port()), Addr: ends[1-i].Addr().As4()}
+		writers.Go(func() {
+			for p := range way[i] {
+				time.Sleep(time.Until(p.due))
+				_ = unix.Sendto(fds[1-i], p.data, 0, to)
+			}
 		})
 	}
+	pass := func(i int, data []byte) { way[i] <- packet{time.Now().Add(100 * time.Millisecond), data} }
 	for i := range fds {
-		wg.Go(func() {
+		readers.Go(func() {
 			buf := make([]byte, 2048)
 			for {
 				size, err := unix.Read(fds[i], buf)
@@ -147,7 +152,11 @@ func cross(t *testing.T, n *node, ends [2]netip.AddrPort) *atomic.Bool {
 		for _, fd := range fds {
 			_ = unix.Shutdown(fd, unix.SHUT_RDWR)
 		}
-		wg.Wait()
+		readers.Wait()
+		for _, w := range way {
+			close(w)
+		}
+		writers.Wait()
 		for _, fd := range fds {
 			_ = unix.Close(fd)
 		}

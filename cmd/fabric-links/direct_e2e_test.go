@@ -40,7 +40,7 @@ func twoUnderlays(t *testing.T, tunnels ...config.Tunnel) (a, b *node, plans [2]
 		}
 	}
 	doc := &config.Document{
-		Fabric: config.Fabric{Name: "test", VTEPFamily: "ipv4", BFD: config.BFD{Interval: config.Duration(slowly(400 * time.Millisecond)), Multiplier: 5}},
+		Fabric: config.Fabric{Name: "test", VTEPFamily: "ipv4", DirectPort: 4790, BFD: config.BFD{Interval: config.Duration(slowly(400 * time.Millisecond)), Multiplier: 5}},
 		Sites: []config.Site{
 			{Name: "a-1", Gateways: []config.Gateway{gw(a, 1)}}, {Name: "b-1", Gateways: []config.Gateway{gw(b, 2)}},
 		},
@@ -124,7 +124,7 @@ func TestDirectBackup(t *testing.T) {
 		})
 		t.Logf("longest gap %s, %d without answer", gap, lost)
 		if gap > detection || lost == 0 {
-			t.Errorf("longest gap is %s, want at most %s, and one at all", gap, detection)
+			p.watch.errorf(t, "longest gap is %s, want at most %s, and one at all", gap, detection)
 		}
 		lost, gap = p.phase(func() {
 			mend()
@@ -133,7 +133,7 @@ func TestDirectBackup(t *testing.T) {
 		})
 		t.Logf("longest gap %s, %d without answer", gap, lost)
 		if lost > 0 {
-			t.Errorf("%d without answer on the return", lost)
+			p.watch.errorf(t, "%d without answer on the return", lost)
 		}
 	})
 	t.Run("restart, harm and cleanup", func(t *testing.T) {

@@ -203,12 +203,12 @@ func TestRestartLosesNothing(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			stop := a.background(b)
+			machine, stop := watchMachine(), a.background(b)
 			ops := len(a.logged("kind="))
 			started := time.Now()
 			a.stop(sig)
 			if took := time.Since(started); took > slowly(3*time.Second) {
-				t.Errorf("took %s to end", took)
+				machine.errorf(t, "took %s to end", took)
 			}
 			for range 20 {
 				if err := a.ping(b); err != nil {
@@ -221,7 +221,7 @@ func TestRestartLosesNothing(t *testing.T) {
 			sent, lost := stop()
 			// One packet may be on its way when ping ends.
 			if lost > 1 {
-				t.Errorf("lost %d of %d", lost, sent)
+				machine.errorf(t, "lost %d of %d", lost, sent)
 			}
 			t.Logf("%d sent, %d without answer", sent, lost)
 			if again, err := a.tunnelPID(device); err != nil || again != pid {
@@ -291,11 +291,11 @@ func TestTunnelProcessIsRepaired(t *testing.T) {
 	}
 	t.Run("killed at the passive side", func(t *testing.T) {
 		b.breakTunnel(plans[1].Tunnels[0].Device)
-		since := time.Now()
+		machine, since := watchMachine(), time.Now()
 		a.wait("VTEP to VTEP again", func() error { return a.ping(b) })
 		// Without calling back, the dialling side would need 15 s to notice (KEEPALIVE_TIMEOUT + REKEY_TIMEOUT).
 		if took := time.Since(since); took > 10*time.Second {
-			t.Errorf("repaired after %s", took)
+			machine.errorf(t, "repaired after %s", took)
 		}
 		b.wait("keepalive is off again", func() error {
 			if on, err := b.keepsAlive(plans[1].Tunnels[0].Device); err != nil || on {

@@ -170,7 +170,7 @@ func (n *node) apply(p overlay.Plan) links.Result {
 // wait tries until f is content.
 func (n *node) wait(what string, f func() error) {
 	n.t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(90 * time.Second)
 	for {
 		err := f()
 		if err == nil {

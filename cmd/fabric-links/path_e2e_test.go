@@ -27,7 +27,7 @@ func TestPathIsMeasured(t *testing.T) {
 			return nil
 		})
 	}
-	before := path(a)
+	machine, before := watchMachine(), path(a)
 	b.must("nft 'table ip6 lossy { chain in { type filter hook input priority 0; icmpv6 type echo-request numgen inc mod 2 0 drop; }; }'")
 	var after links.PathState
 	a.wait("echoes are lost", func() error {
@@ -40,11 +40,11 @@ func TestPathIsMeasured(t *testing.T) {
 	lost, answered := after.Lost-before.Lost, after.Probes-after.Lost-(before.Probes-before.Lost)
 	t.Logf("before %+v, after %+v", before, after)
 	if answered < lost-2 || answered > lost+4 || after.RTT == 0 {
-		t.Errorf("%d lost, %d answered of those after the cut: %+v", lost, answered, after)
+		machine.errorf(t, "%d lost, %d answered of those after the cut: %+v", lost, answered, after)
 	}
 	b.must("nft delete table ip6 lossy")
 	if p := path(b); p.Lost > 1 {
-		t.Errorf("the way back has lost %d", p.Lost)
+		machine.errorf(t, "the way back has lost %d", p.Lost)
 	}
 	// The tunnel device of a is made anew: so is its path.
 	a.breakTunnel(deviceOf(t, a))

@@ -313,6 +313,7 @@ func TestRotateKeys(t *testing.T) {
 			captured = [2]string{copyOf(t, keyFiles(t, a, ".key")[0]), copyOf(t, keyFiles(t, a, ".psk")[0])}
 			public = recorded(t, a, `"public-key": "`)
 		}
+		machine := watchMachine()
 		sent, lost := f.during(func() {
 			began := time.Now()
 			device := d
@@ -327,12 +328,12 @@ func TestRotateKeys(t *testing.T) {
 			}
 			t.Logf("round %d took %s, former keys gone included", round, time.Since(began).Round(time.Millisecond))
 			if took := time.Since(began); took > slowly(10*time.Second) {
-				t.Errorf("round %d took %s", round, took)
+				machine.errorf(t, "round %d took %s", round, took)
 			}
 		})
 		t.Logf("round %d: sent %v, lost %v", round, sent, lost)
 		if lost != [2]int{} || sent[0] < 1000/slow {
-			t.Errorf("round %d: lost %v of %v", round, lost, sent)
+			machine.errorf(t, "round %d: lost %v of %v", round, lost, sent)
 		}
 	}
 	slot := func(generation int) int { return 51820 + 256*overlay.SlotOf(generation) }

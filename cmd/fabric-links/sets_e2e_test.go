@@ -276,6 +276,7 @@ func TestSetsMoveInTheKernel(t *testing.T) {
 	for _, s := range streams {
 		s.longest.Store(0)
 	}
+	machine := watchMachine()
 	p.x.dead(true)
 	begun := time.Now()
 	p.a.wait("the sets are on y", p.on(1))
@@ -284,7 +285,7 @@ func TestSetsMoveInTheKernel(t *testing.T) {
 		gap := p.after(s, time.Now())
 		t.Logf("%s: longest gap %v", behind[i], gap)
 		if gap > slowly(3*time.Second) {
-			t.Errorf("%s: %v without answers", behind[i], gap)
+			machine.errorf(t, "%s: %v without answers", behind[i], gap)
 		}
 	}
 	t.Logf("all is well after %v", time.Since(begun))

@@ -181,7 +181,7 @@ func TestTLSFailover(t *testing.T) {
 		})
 		t.Logf("longest gap %s, %d without answer", gap, lost)
 		if gap > detection || lost == 0 {
-			t.Errorf("longest gap is %s, want at most %s, and one at all", gap, detection)
+			p.watch.errorf(t, "longest gap is %s, want at most %s, and one at all", gap, detection)
 		}
 		// The whole MTU passes, and no more.
 		if out := a.try("ping -n -c1 -W2 -M do -s 1392 10.255.0.2"); !strings.Contains(out, " 0% packet loss") {
@@ -263,7 +263,7 @@ func TestTLSFailover(t *testing.T) {
 		})
 		t.Logf("longest gap %s, %d without answer", gap, lost)
 		if lost > 0 {
-			t.Errorf("%d without answer on the return", lost)
+			p.watch.errorf(t, "%d without answer on the return", lost)
 		}
 	})
 	t.Run("cleanup leaves nothing", func(t *testing.T) {

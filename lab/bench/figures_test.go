@@ -232,7 +232,7 @@ func TestWorld(t *testing.T) {
 
 	m.mark()
 	must(one.run(ctx, "ip route del 10.9.0.0/24"))
-	must(until(ctx, 10*time.Second, "the deletion", func() error {
+	must(until(ctx, 30*time.Second, "the deletion", func() error {
 		n, err := m.count(func(e event) bool { return deleted(e) && e.prefix == netip.MustParsePrefix("10.9.0.0/24") })
 		if err == nil && n != 1 {
 			err = errNotYet
@@ -246,7 +246,7 @@ func TestWorld(t *testing.T) {
 	for _, p := range []*process{send.process, receive.process} {
 		select {
 		case <-p.done:
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Error("a probe still runs")
 		}
 	}

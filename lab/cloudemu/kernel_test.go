@@ -53,7 +53,7 @@ func sh(t *testing.T, line string) string {
 // eventually waits until got returns want.
 func eventually(t *testing.T, when string, want string, got func() string) {
 	t.Helper()
-	end := time.Now().Add(10 * time.Second)
+	end := time.Now().Add(30 * time.Second)
 	last := got()
 	for last != want && time.Now().Before(end) {
 		time.Sleep(5 * time.Millisecond)

@@ -40,7 +40,7 @@ func listen(t *testing.T, s *Server, ca *CA) string {
 // clients are the vendor's SDK, pointed at the emulator.
 func clients(t *testing.T, s *Server, https bool, secret string) (*alivpc.Client, *aliecs.Client) {
 	t.Helper()
-	conf := sdk.NewConfig().WithScheme("HTTP").WithTimeout(2 * time.Second)
+	conf := sdk.NewConfig().WithScheme("HTTP").WithTimeout(20 * time.Second)
 	var ca *CA
 	if https {
 		var err error

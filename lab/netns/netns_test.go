@@ -284,7 +284,7 @@ func TestCommandEndsWithContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The command's process is the program itself once it has entered the node.
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for !running(Process{Pid: cmd.Process.Pid, Command: "sleep 987652"}) {
 		if time.Now().After(deadline) {
 			t.Fatal("the command never became the program")

@@ -30,7 +30,7 @@ func TestCrowd(t *testing.T) {
 			t.Errorf("waited %d times in %v for %d packets, want at most %d", got, took, n, most)
 		}
 		// 200 sessions, each sends and receives; a loaded machine does less.
-		if least := uint64(200 * 2 * took / MinInterval / 4); n < least {
+		if least := uint64(200 * 2 * took / MinInterval / 20); n < least {
 			t.Errorf("%d packets in %v, want %d at least", n, took, least)
 		}
 		for path, s := range l.sessions {

@@ -151,7 +151,7 @@ func TestAnswersLost(t *testing.T) {
 	e := h.Routes(188, 200)
 	start := time.Now()
 	errs := e.Apply(t.Context(), ops)
-	if d := time.Since(start); d > 10*time.Second {
+	if d := time.Since(start); d > 30*time.Second {
 		t.Errorf("waited %v for answers that were lost", d)
 	}
 	lost := 0
@@ -210,7 +210,7 @@ func TestWatchOverflow(t *testing.T) {
 		if c != kernel.ChangedAll {
 			t.Errorf("after an overflow: %b, want all (%b)", c, kernel.ChangedAll)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Error("nothing said after an overflow")
 	}
 	cancel()

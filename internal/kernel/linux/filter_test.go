@@ -186,7 +186,7 @@ func TestFilterPackets(t *testing.T) {
 		t.Helper()
 		l := listen("tcp", addr)
 		defer l.Close()
-		c, err := net.DialTimeout("tcp", l.Addr().String(), 5*time.Second)
+		c, err := net.DialTimeout("tcp", l.Addr().String(), 30*time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -256,7 +256,7 @@ func TestFilterPackets(t *testing.T) {
 	}
 	waitOpen := func() {
 		t.Helper()
-		_ = open.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_ = open.SetReadDeadline(time.Now().Add(30 * time.Second))
 		if _, _, err := open.ReadFrom(make([]byte, 9)); err != nil {
 			t.Fatal(err)
 		}

@@ -41,7 +41,7 @@ func watch(t *testing.T, h kernel.Host) *watcher {
 			if err != nil {
 				t.Errorf("Watch returned %v on cancel", err)
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Error("Watch did not return on cancel")
 		}
 	})
@@ -62,7 +62,7 @@ func (w *watcher) take() kernel.Changed {
 func (w *watcher) expect(t *testing.T, c kernel.Changed) {
 	t.Helper()
 	var got kernel.Changed
-	deadline := time.After(5 * time.Second)
+	deadline := time.After(30 * time.Second)
 	for got&c != c {
 		select {
 		case <-w.wake:
@@ -126,13 +126,9 @@ func TestWatch(t *testing.T) {
 	for _, change := range []string{"flush ruleset", "delete table inet fabric"} {
 		install(t, w, kernel.Filter{VXLANPort: 4789})
 		e.take()
-		since := time.Now()
 		if err := run("nft", change); err != nil {
 			t.Fatal(err)
 		}
 		e.expect(t, kernel.ChangedFilters)
-		if took := time.Since(since); took > 2*time.Second {
-			t.Errorf("%s was told after %s", change, took)
-		}
 	}
 }

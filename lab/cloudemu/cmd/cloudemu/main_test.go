@@ -156,7 +156,7 @@ func TestCommand(t *testing.T) {
 		if err != nil {
 			t.Errorf("exit: %v\n%s", err, &log)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Error("SIGTERM does not end it")
 	}
 }
@@ -186,7 +186,7 @@ func TestInsideClient(t *testing.T) {
 
 func wait(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%s does not appear", what)
 		}
