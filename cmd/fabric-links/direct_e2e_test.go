@@ -40,7 +40,7 @@ func twoUnderlays(t *testing.T, tunnels ...config.Tunnel) (a, b *node, plans [2]
 		}
 	}
 	doc := &config.Document{
-		Fabric: config.Fabric{Name: "test", VTEPFamily: "ipv4", BFD: config.BFD{Interval: config.Duration(slowly(400 * time.Millisecond)), Multiplier: 5}},
+		Fabric: config.Fabric{Name: "test", VTEPFamily: "ipv4", DirectPort: 4790, BFD: config.BFD{Interval: config.Duration(slowly(400 * time.Millisecond)), Multiplier: 5}},
 		Sites: []config.Site{
 			{Name: "a-1", Gateways: []config.Gateway{gw(a, 1)}}, {Name: "b-1", Gateways: []config.Gateway{gw(b, 2)}},
 		},
