@@ -85,7 +85,7 @@ func (f *tunnelFigures) trial(ctx context.Context, w *pair, t tunnelTrials, fres
 	if err := pause(ctx, time.Second+detection); err != nil {
 		return err
 	}
-	r, err := reportAll(w.toA, w.toB)
+	r, err := reportAll(w.probes...)
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (f *tunnelFigures) trial(ctx context.Context, w *pair, t tunnelTrials, fres
 	if err := pause(ctx, time.Second); err != nil {
 		return err
 	}
-	if r, err = reportAll(w.toA, w.toB); err != nil {
+	if r, err = reportAll(w.probes...); err != nil {
 		return err
 	}
 	if messages, err = w.netlink(); err != nil {

@@ -58,7 +58,7 @@ func loss(ctx context.Context, p programs, o lossParams) (f lossFigures, err err
 		w.a.tell("vtep route", "BFD session changed")
 		w.b.tell("vtep route", "BFD session changed")
 	}
-	r, err := reportAll(w.toA, w.toB)
+	r, err := reportAll(w.probes...)
 	if err != nil {
 		return f, err
 	}

@@ -17,12 +17,13 @@ import (
 //
 //	host-a ── a ── net ── b ── host-b
 //
-// Host-b runs BIRD and announces prefixes to b; host-a is in the network of a. A probe at each host sends to the other.
+// Host-b runs BIRD and announces prefixes to b; host-a is in the network of a. At each host a probe sends to the other over IPv4, and another one, at a
+// quarter of the rate, over IPv6 from one site's network to the other's.
 type pair struct {
 	*world
 	a, b               *gateway
 	net, hostA, hostB  *node
-	toB, toA           *probe // the probes at host-a and host-b
+	probes             []*probe
 	monitors           [2]*monitor
 	injector           *bird
 	vtepA, vtepB, peer netip.Addr
@@ -54,7 +55,7 @@ sites:
         asn: 65001
         vtep: 10.255.0.1
 %s        wireguard: {public-key: "KEY-a", private-key-file: FILE-a}
-        vrfs: [{vrf: CORE, prefixes: [{prefix: 10.1.0.0/24}], interfaces: [{name: site, addresses: [10.1.0.1/24]}]}]
+        vrfs: [{vrf: CORE, prefixes: [{prefix: 10.1.0.0/24}, {prefix: "fd10:1::/64"}], interfaces: [{name: site, addresses: [10.1.0.1/24, "fd10:1::1/64"]}]}]
   - name: site-b
     gateways:
       - name: b
@@ -64,7 +65,8 @@ sites:
 %s        wireguard: {public-key: "KEY-b", private-key-file: FILE-b}
         vrfs:
           - vrf: CORE
-            interfaces: [{name: site, addresses: [10.2.0.1/24]}]
+            prefixes: [{prefix: "fd10:2::/64"}]
+            interfaces: [{name: site, addresses: [10.2.0.1/24, "fd10:2::1/64"]}]
             peers: [{name: injector, address: 10.2.0.9, asn: 65202}]
 `
 
@@ -132,11 +134,18 @@ func newPair(ctx context.Context, o pairOptions) (_ *pair, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	if p.toB, err = startProbe(p.hostA, netip.MustParseAddr("10.1.0.9"), o.perSecond, announcedAddress(o.prefixes-1)); err != nil {
-		return nil, err
-	}
-	if p.toA, err = startProbe(p.hostB, announcedAddress(o.prefixes-1), o.perSecond, netip.MustParseAddr("10.1.0.9")); err != nil {
-		return nil, err
+	inA, inB := netip.MustParseAddr("10.1.0.9"), announcedAddress(o.prefixes-1)
+	inA6, inB6 := netip.MustParseAddr("fd10:1::9"), netip.MustParseAddr("fd10:2::9")
+	for _, f := range []struct {
+		n         *node
+		from, to  netip.Addr
+		perSecond int
+	}{{p.hostA, inA, inB, o.perSecond}, {p.hostB, inB, inA, o.perSecond}, {p.hostA, inA6, inB6, max(1, o.perSecond/4)}, {p.hostB, inB6, inA6, max(1, o.perSecond/4)}} {
+		one, err := startProbe(f.n, f.from, f.perSecond, f.to)
+		if err != nil {
+			return nil, err
+		}
+		p.probes = append(p.probes, one)
 	}
 	for i, g := range []*gateway{p.a, p.b} {
 		if p.monitors[i], err = newMonitor(g.node); err != nil {
@@ -178,8 +187,10 @@ func (p *pair) wire(ctx context.Context, o pairOptions) error {
 		{p.net, []string{"ip address add 203.0.113.1/24 dev a", "ip address add 198.51.100.1/24 dev b"}},
 		{p.a.node, []string{"ip address add 203.0.113.2/24 dev wan", "ip route add default via 203.0.113.1"}},
 		{p.b.node, []string{"ip address add 198.51.100.2/24 dev wan", "ip route add default via 198.51.100.1"}},
-		{p.hostA, []string{"ip address add 10.1.0.9/24 dev gw", "ip route add default via 10.1.0.1"}},
-		{p.hostB, []string{"ip address add 10.2.0.9/24 dev gw", "ip route add default via 10.2.0.1", fmt.Sprintf("ip route add local %v dev lo", announced)}},
+		{p.hostA, []string{"ip address add 10.1.0.9/24 dev gw", "ip route add default via 10.1.0.1",
+			"ip address add fd10:1::9/64 dev gw nodad", "ip route add default via fd10:1::1"}},
+		{p.hostB, []string{"ip address add 10.2.0.9/24 dev gw", "ip route add default via 10.2.0.1",
+			"ip address add fd10:2::9/64 dev gw nodad", "ip route add default via fd10:2::1", fmt.Sprintf("ip route add local %v dev lo", announced)}},
 	} {
 		if err := s.n.run(ctx, s.lines...); err != nil {
 			return err
@@ -237,7 +248,7 @@ func (p *pair) settled(ctx context.Context) error {
 		if err := pause(ctx, 200*time.Millisecond); err != nil {
 			return err
 		}
-		for _, probe := range []*probe{p.toA, p.toB} {
+		for _, probe := range p.probes {
 			if r, err := probe.report(); err != nil {
 				return err
 			} else if r.Received == 0 || r.Lost > 0 {
@@ -253,7 +264,7 @@ func (p *pair) mark() error {
 	for _, m := range p.monitors {
 		m.mark()
 	}
-	return markAll(p.toA, p.toB)
+	return markAll(p.probes...)
 }
 
 // netlink is the larger number of route and next-hop messages at a gateway since the mark.

@@ -80,13 +80,17 @@ type End struct {
 	late time.Duration
 }
 
-// Listen opens an end at an IPv4 address, in the network namespace of the calling thread.
+// Listen opens an end at an address, for that family alone, in the network namespace of the calling thread.
 func Listen(local netip.Addr) (*End, error) {
-	socket, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, Port)))
+	family := "udp4"
+	if local.Is6() {
+		family = "udp6"
+	}
+	socket, err := net.ListenUDP(family, net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, Port)))
 	if err != nil {
 		return nil, err
 	}
-	if err := options(socket); err != nil {
+	if err := options(socket, local.Is6()); err != nil {
 		return nil, errors.Join(err, socket.Close())
 	}
 	e := &End{socket: socket, halt: make(chan struct{}), numbers: map[flow]int32{}}
@@ -276,16 +280,20 @@ func Serve(args []string, in io.Reader, out io.Writer) error {
 }
 
 // options has the kernel tell when and where a packet came in: on a busy machine the process hears of it later.
-func options(socket *net.UDPConn) error {
+func options(socket *net.UDPConn, v6 bool) error {
 	raw, err := socket.SyscallConn()
 	if err != nil {
 		return err
+	}
+	level, info := unix.IPPROTO_IP, unix.IP_PKTINFO
+	if v6 {
+		level, info = unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO
 	}
 	var failed error
 	err = raw.Control(func(fd uintptr) {
 		failed = errors.Join(
 			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1),
-			unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1),
+			unix.SetsockoptInt(int(fd), level, info, 1),
 			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20))
 	})
 	return errors.Join(err, failed)
@@ -319,6 +327,8 @@ func controlOf(control []byte) (at int64, device int32) {
 			at = (*unix.Timespec)(unsafe.Pointer(&m.Data[0])).Nano()
 		case m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_PKTINFO && len(m.Data) >= 4:
 			device = int32(binary.NativeEndian.Uint32(m.Data))
+		case m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_PKTINFO && len(m.Data) >= 20: // behind the address
+			device = int32(binary.NativeEndian.Uint32(m.Data[16:]))
 		}
 	}
 	return at, device

@@ -1,6 +1,7 @@
 package packets
 
 import (
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -114,5 +115,29 @@ func TestDebt(t *testing.T) {
 	}
 	if late := e.Late(); late < 400*time.Millisecond {
 		t.Errorf("late by %v", late)
+	}
+}
+
+// An end at an IPv6 address, which sends to itself: it tells the device too.
+func TestIPv6(t *testing.T) {
+	self := netip.IPv6Loopback()
+	lo, err := net.InterfaceByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := Listen(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	e.Send(time.Millisecond, 0, self)
+	var r Report
+	for deadline := time.Now().Add(20 * time.Second); r.Received < 20; time.Sleep(time.Millisecond) {
+		if r = e.Answer(Query{Device: lo.Index}); time.Now().After(deadline) {
+			t.Fatalf("report is %+v", r)
+		}
+	}
+	if r.Flows != 1 || r.Lost != 0 || r.Arrived != 1 || r.Elsewhere != 0 {
+		t.Errorf("report is %+v", r)
 	}
 }

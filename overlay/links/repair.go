@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fabric/internal/kernel"
@@ -30,8 +31,10 @@ type repair struct {
 	share bool
 	now   func() time.Time
 
-	mu   sync.Mutex
-	legs map[string]*leg
+	mu sync.Mutex
+	// urgent counts changes of sessions that wait for mu.
+	urgent atomic.Int32
+	legs   map[string]*leg
 	// paths are the devices of sessions on tunnels.
 	paths map[bfd.Path]string
 	ways  []*way
@@ -116,8 +119,10 @@ func (l *leg) grade(current bool, now time.Time) int {
 
 // changed takes a change of a session. It runs on the BFD engine's thread.
 func (r *repair) changed(c bfd.Change) {
+	r.urgent.Add(1)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.urgent.Add(-1)
 	now := r.now()
 	device, ours := r.paths[c.Path]
 	if r.closed || !ours && r.watched(c) {
@@ -129,6 +134,13 @@ func (r *repair) changed(c bfd.Change) {
 	}
 	r.legs[device].tell(c.Transition, now)
 	r.mend(device, now)
+}
+
+// giveWay lets changes of sessions go first that wait for mu, which is free: a mutex prefers who is running already.
+func (r *repair) giveWay() {
+	for r.urgent.Load() > 0 {
+		time.Sleep(10 * time.Microsecond)
+	}
 }
 
 // tell notes a change of the leg's session.

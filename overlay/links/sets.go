@@ -176,12 +176,10 @@ func (s *nextHopSet) held(now time.Time) bool {
 }
 
 // died takes back what was said for legs that are dead now.
-func (r *repair) died(now time.Time) {
-	for _, s := range r.sets {
-		for i := range s.legs {
-			if s.legs[i].vouched && s.legs[i].pulse(now) == dead {
-				s.legs[i].vouched = false
-			}
+func (s *nextHopSet) died(now time.Time) {
+	for i := range s.legs {
+		if s.legs[i].vouched && s.legs[i].pulse(now) == dead {
+			s.legs[i].vouched = false
 		}
 	}
 }
@@ -213,7 +211,9 @@ func (r *repair) watched(c bfd.Change) bool {
 
 // moveSets moves the sets whose leg has died, all in one go. The pass sees to what fails on all legs.
 func (r *repair) moveSets(now time.Time) {
-	r.died(now)
+	for _, s := range r.sets {
+		s.died(now)
+	}
 	ctx := context.Background()
 	without := map[*nextHopSet]map[int]bool{}
 	todo := r.sets
@@ -388,16 +388,36 @@ type setOutcome struct {
 	errs []error
 }
 
-// settleSets makes the sets' objects right, given those that were observed after begin had returned generation. It does nothing and is
-// not ok if a session's change has written since: observe again.
+// setsAtOnce bounds how many sets are looked at, or written, before the repair table is free for a moment: a repair waits for that, a millisecond
+// or so.
+const setsAtOnce = 128
+
+// settleSets makes the sets' objects right, given those that were observed after begin had returned generation. It is not ok if a session's
+// change has written since: observe again. Changes of sessions come in between, and find what they need to know.
 func (r *repair) settleSets(ctx context.Context, generation uint64, have map[uint32]kernel.NextHop) (out map[uint32]setOutcome, ok bool) {
+	for sets := range slices.Chunk(r.sets, setsAtOnce) {
+		r.giveWay()
+		if !r.seeSets(sets, generation, have) {
+			return nil, false
+		}
+	}
+	out = map[uint32]setOutcome{}
+	for sets := range slices.Chunk(r.sets, setsAtOnce) {
+		r.giveWay()
+		r.writeSets(ctx, sets, out)
+	}
+	return out, true
+}
+
+// seeSets takes sets as they were observed, unless that is no longer so.
+func (r *repair) seeSets(sets []*nextHopSet, generation uint64, have map[uint32]kernel.NextHop) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if generation != r.generation {
-		return nil, false
+		return false
 	}
 	now := r.now()
-	for _, s := range r.sets {
+	for _, s := range sets {
 		s.object, s.there = have[s.ID]
 		s.known, s.current = true, nil
 		if s.there {
@@ -407,11 +427,17 @@ func (r *repair) settleSets(ctx context.Context, generation uint64, have map[uin
 			member, made := have[s.legs[i].id]
 			s.legs[i].made = made && kernel.EqualNextHop(s.legs[i].id, s.legs[i].hop, member)
 		}
+		s.died(now)
 	}
-	r.died(now)
-	out = map[uint32]setOutcome{}
+	return true
+}
+
+// writeSets makes the objects of these sets right and notes in out what it did.
+func (r *repair) writeSets(ctx context.Context, todo []*nextHopSet, out map[uint32]setOutcome) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.now()
 	without := map[*nextHopSet]map[int]bool{}
-	todo := r.sets
 	for len(todo) > 0 {
 		var ops []reconcile.Op[uint32, kernel.NextHop]
 		var moved []*nextHopSet
@@ -446,7 +472,6 @@ func (r *repair) settleSets(ctx context.Context, generation uint64, have map[uin
 			}
 		}
 	}
-	return out, true
 }
 
 // heardSets is heard for the sessions of third-party peers.

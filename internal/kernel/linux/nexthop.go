@@ -173,42 +173,86 @@ func (h *Host) nextHop(id uint32) (nh kernel.NextHop, ok bool, err error) {
 	return nh, err == nil, err
 }
 
-// Apply implements reconcile.Edge. The kernel does not check the protocol when it replaces or deletes an id, so the owner
-// is read right before, but for a group that was observed and gets other members.
+// Apply implements reconcile.Edge. The kernel does not check the protocol when it replaces or deletes an id, so the owner is read right
+// before, but for what was observed as ours and only gets other contents, and for what the kernel itself refuses to make where there is one
+// already: those are one message each, sent in batches, since traffic may wait for them.
 func (e *nextHopEdge) Apply(ctx context.Context, ops []reconcile.Op[uint32, kernel.NextHop]) []error {
 	n, err := e.h.indices.begin(ctx)
 	if err != nil {
 		return failAll(len(ops), err)
 	}
 	errs := make([]error, len(ops))
-	for _, i := range nextHopOrder(ops) {
-		if err := ctx.Err(); err != nil {
-			errs[i] = err
-			continue
+	order := nextHopOrder(ops)
+	for len(order) > 0 {
+		same := 1
+		for same < len(order) && e.plain(ops[order[same]]) == e.plain(ops[order[0]]) && rank(ops[order[same]]) == rank(ops[order[0]]) {
+			same++
 		}
-		if err := e.apply(n, ops[i]); err != nil {
-			if errors.Is(err, unix.ENODEV) {
-				e.h.indices.forget()
-			}
-			errs[i] = err
+		e.applyAlike(ctx, n, ops, order[:same], errs)
+		order = order[same:]
+	}
+	for _, err := range errs {
+		if errors.Is(err, unix.ENODEV) {
+			e.h.indices.forget()
+			break
 		}
 	}
 	return errs
 }
 
+// plain says whether an operation is one message without a look before.
+func (e *nextHopEdge) plain(op reconcile.Op[uint32, kernel.NextHop]) bool {
+	return op.Kind == reconcile.Create ||
+		op.Kind == reconcile.Replace && op.Old.Protocol == e.protocol && (op.Old.Group == "") == (op.New.Group == "")
+}
+
+// applyAlike applies the operations in order, all plain or none.
+func (e *nextHopEdge) applyAlike(ctx context.Context, n indexer, ops []reconcile.Op[uint32, kernel.NextHop], order []int, errs []error) {
+	plain := e.plain(ops[order[0]])
+	if plain {
+		done := e.h.control.batch(ctx, len(order), func(i int, m *message) error {
+			op := ops[order[i]]
+			op.New.Protocol = e.protocol
+			flags := uint16(unix.NLM_F_REPLACE) // one that is gone is none to replace
+			if op.Kind == reconcile.Create {
+				flags = unix.NLM_F_CREATE | unix.NLM_F_EXCL
+			}
+			return encodeNextHop(m, flags, op.Key, op.New, n)
+		})
+		for i, err := range done {
+			if err != nil {
+				err = fmt.Errorf("%s next hop %d: %w", ops[order[i]].Kind, ops[order[i]].Key, err)
+			}
+			errs[order[i]] = err
+		}
+	}
+	for _, i := range order {
+		op, surprise := ops[i], errors.Is(errs[i], unix.EEXIST) || errors.Is(errs[i], unix.ENOENT) && ops[i].New.Group == ""
+		switch {
+		case plain && !surprise:
+		case ctx.Err() != nil:
+			errs[i] = ctx.Err()
+		default:
+			errs[i] = e.apply(n, op)
+		}
+	}
+}
+
+// rank is the place of an operation in the order.
+func rank(op reconcile.Op[uint32, kernel.NextHop]) int {
+	switch {
+	case op.Kind != reconcile.Delete && op.New.Group == "":
+		return 0
+	case op.Kind != reconcile.Delete:
+		return 1
+	case op.Old.Group != "":
+		return 2
+	}
+	return 3
+}
+
 // nextHopOrder puts groups behind the single next hops they refer to when making, and before them when deleting.
 func nextHopOrder(ops []reconcile.Op[uint32, kernel.NextHop]) []int {
-	rank := func(op reconcile.Op[uint32, kernel.NextHop]) int {
-		switch {
-		case op.Kind != reconcile.Delete && op.New.Group == "":
-			return 0
-		case op.Kind != reconcile.Delete:
-			return 1
-		case op.Old.Group != "":
-			return 2
-		}
-		return 3
-	}
 	order := make([]int, len(ops))
 	for i := range order {
 		order[i] = i
@@ -217,20 +261,13 @@ func nextHopOrder(ops []reconcile.Op[uint32, kernel.NextHop]) []int {
 	return order
 }
 
+// apply looks at what is there, and applies one operation.
 func (e *nextHopEdge) apply(n indexer, op reconcile.Op[uint32, kernel.NextHop]) error {
 	wrap := func(err error) error {
 		if err == nil {
 			return nil
 		}
 		return fmt.Errorf("%s next hop %d: %w", op.Kind, op.Key, err)
-	}
-	if op.Kind == reconcile.Replace && op.Old.Group != "" && op.New.Group != "" && op.Old.Protocol == e.protocol {
-		// Seen as ours, and one message then: a member has failed, and what goes over it is lost until it is out of the group. A
-		// group that is gone is no group to replace.
-		op.New.Protocol = e.protocol
-		return wrap(e.h.control.batch(context.Background(), 1, func(_ int, m *message) error {
-			return encodeNextHop(m, unix.NLM_F_REPLACE, op.Key, op.New, n)
-		})[0])
 	}
 	there, ok, err := e.h.nextHop(op.Key)
 	if err != nil {
