@@ -164,13 +164,13 @@ func keepalive(own *config.Gateway) int {
 	return int((keepalive + time.Second - 1) / time.Second)
 }
 
-// sameMAC refuses VTEPs whose derived hardware addresses meet.
+// sameMAC refuses VTEPs whose hardware addresses meet.
 func sameMAC(own *config.Gateway, remotes []*config.Gateway) error {
-	seen := map[[6]byte]*config.Gateway{RouterMAC(own.VTEP): own}
+	seen := map[[6]byte]*config.Gateway{GatewayMAC(own): own}
 	for _, remote := range remotes {
-		mac := RouterMAC(remote.VTEP)
+		mac := GatewayMAC(remote)
 		if g, ok := seen[mac]; ok {
-			return fmt.Errorf("VTEPs %s of %s and %s of %s have one router MAC; choose another VTEP address for one of them", g.VTEP, g.Name, remote.VTEP, remote.Name)
+			return fmt.Errorf("VTEPs %s of %s and %s of %s have one router MAC; choose another router-mac or VTEP address for one of them", g.VTEP, g.Name, remote.VTEP, remote.Name)
 		}
 		seen[mac] = remote
 	}

@@ -4,8 +4,11 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"net"
 	"net/netip"
 	"strconv"
+
+	"fabric/internal/config"
 )
 
 // TunnelPrefix begins the name of every tunnel device.
@@ -47,11 +50,19 @@ func VXLANDevice(vni uint32) string {
 	return VXLANPrefix + strconv.FormatUint(uint64(vni), 10)
 }
 
-// RouterMAC is the hardware address of a gateway's VXLAN devices and the Router's MAC of its EVPN routes (RFC 9136 section 4.4):
-// locally administered, derived from the VTEP, so that every gateway can tell every other's.
+// RouterMAC is the hardware address of a gateway's VXLAN devices and the Router's MAC of its EVPN routes (RFC 9136 section 4.4) where the
+// document gives it none: locally administered, derived from the VTEP, so that every gateway can tell every other's.
 func RouterMAC(vtep netip.Addr) [6]byte {
 	s := sum("mac", vtep.Unmap().String())
 	return [6]byte{0x02, s[0], s[1], s[2], s[3], s[4]}
+}
+
+// GatewayMAC is the router's MAC of a gateway of the document: the one written there, or else RouterMAC of its VTEP.
+func GatewayMAC(g *config.Gateway) [6]byte {
+	if mac, err := net.ParseMAC(g.RouterMAC); err == nil && len(mac) == 6 {
+		return [6]byte(mac)
+	}
+	return RouterMAC(g.VTEP)
 }
 
 // LinkLocal is the IPv6 address of the local gateway's end of a tunnel, in fe80::/64. Both ends can tell both addresses.

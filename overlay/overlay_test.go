@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -297,6 +298,10 @@ func TestCompileErrors(t *testing.T) {
 		{"key file", "sz", func(d *config.Document) { d.Sites[2].Gateways[0].WireGuard.PrivateKeyFile = "sz.key" }, "absolute path"},
 		{"kind", "sz", func(d *config.Document) { d.Links.Tunnels[0].Kind = "gre" }, `kind "gre"`},
 		{"same VTEP", "sz", func(d *config.Document) { d.Sites[1].Gateways[0].VTEP = d.Sites[2].Gateways[0].VTEP }, "one router MAC"},
+		{"same router MAC", "sz", func(d *config.Document) {
+			mac := RouterMAC(d.Sites[2].Gateways[0].VTEP)
+			d.Sites[1].Gateways[0].RouterMAC = net.HardwareAddr(mac[:]).String()
+		}, "one router MAC; choose another router-mac"},
 		{"same VNI", "sz", func(d *config.Document) { d.VRFs[1].VNI = 1000 }, "choose another VNI"},
 	}
 	for _, tt := range tests {
@@ -365,6 +370,12 @@ func TestNames(t *testing.T) {
 	}
 	if m := RouterMAC(vtep4); m[0] != 0x02 || m == RouterMAC(vtep6) || m != RouterMAC(netip.MustParseAddr("::ffff:10.255.0.2")) {
 		t.Errorf("router MAC is %x", m)
+	}
+	if m := GatewayMAC(&config.Gateway{VTEP: vtep4}); m != RouterMAC(vtep4) {
+		t.Errorf("router MAC without one in the document is %x", m)
+	}
+	if m := GatewayMAC(&config.Gateway{VTEP: vtep4, RouterMAC: "0E:00:5E:10:00:01"}); m != [6]byte{0x0e, 0, 0x5e, 0x10, 0, 1} {
+		t.Errorf("router MAC of the document is %x", m)
 	}
 	for _, a := range []netip.Addr{VTEPGateway(vtep6), LinkLocal("sz", "hk", 0), LinkLocal("hk", "sz", 0)} {
 		if !netip.MustParsePrefix("fe80::/64").Contains(a) {

@@ -3,6 +3,7 @@ package vrf
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -45,6 +46,10 @@ func (m *Member) Route(c rib.Choice, resolve Resolver) (key kernel.RouteKey, r k
 		if c.Best.Attrs.VNI != m.VNI {
 			return key, r, false, fmt.Errorf("%s from %s carries VNI %d, but VRF %s has VNI %d: check that both gateways run the same document",
 				c.Key.Prefix, c.Best.Key.Source.Name, c.Best.Attrs.VNI, m.Name, m.VNI)
+		}
+		if mac, known := m.RouterMACs[nh]; known && mac != c.Best.Attrs.RouterMAC {
+			return key, r, false, fmt.Errorf("%s from %s carries router MAC %s, but the document has %s for %s: a router of another make needs its router-mac there",
+				c.Key.Prefix, c.Best.Key.Source.Name, net.HardwareAddr(c.Best.Attrs.RouterMAC[:]), net.HardwareAddr(mac[:]), nh)
 		}
 		r.NextHopID = overlay.NextHopID(m.VNI, nh)
 		r.Src = m.source(c.Key.Prefix.Addr()) // the VXLAN device has no address to speak from

@@ -2,6 +2,7 @@ package vrf_test
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -27,10 +28,12 @@ func member() *vrf.Member {
 			{Prefix: prefix("fd00:1::/64"), Device: "eth1"}, {Prefix: prefix("10.5.0.1/32"), Device: "eth1"},
 			{Prefix: prefix("10.9.0.1/32")}, {Prefix: prefix("169.254.1.0/30"), Device: "eth4"},
 		},
+		RouterMACs: map[netip.Addr][6]byte{netip.MustParseAddr("10.255.0.4"): {0x0e, 0, 0x5e, 0x10, 0, 1}},
 	}
 }
 
-// choice is a route as the rib chose it: "KIND PREFIX [via NEXTHOP] [dev DEVICE] [vni VNI]".
+// choice is a route as the rib chose it: "KIND PREFIX [via NEXTHOP] [dev DEVICE] [vni VNI] [mac MAC]"; the router MAC is the one derived from the
+// next hop unless it says another.
 func choice(t *testing.T, text string) rib.Choice {
 	t.Helper()
 	f := strings.Fields(text)
@@ -41,8 +44,17 @@ func choice(t *testing.T, text string) rib.Choice {
 		switch f[i] {
 		case "via":
 			p.Attrs.NextHop = netip.MustParseAddr(f[i+1])
+			if f[0] == "fabric" {
+				p.Attrs.RouterMAC = overlay.RouterMAC(p.Attrs.NextHop)
+			}
 		case "dev":
 			p.Interface = f[i+1]
+		case "mac":
+			mac, err := net.ParseMAC(f[i+1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.Attrs.RouterMAC = [6]byte(mac)
 		case "vni":
 			if _, err := fmt.Sscan(f[i+1], &p.Attrs.VNI); err != nil {
 				t.Fatal(err)
@@ -81,6 +93,10 @@ func TestRoute(t *testing.T) {
 		{name: "fabric, default route", choice: "fabric 0.0.0.0/0 via 10.255.0.2 vni 1000", want: nhid + " src 10.1.0.1 proto 201"},
 		{name: "fabric, another VNI", choice: "fabric 172.20.0.0/16 via 10.255.0.2 vni 1001",
 			want: "error: 172.20.0.0/16 from far carries VNI 1001, but VRF A has VNI 1000: check that both gateways run the same document"},
+		{name: "fabric, the router MAC of the document", choice: "fabric 172.20.0.0/16 via 10.255.0.4 vni 1000 mac 0e:00:5e:10:00:01",
+			want: fmt.Sprintf("nhid %d src 10.1.0.1 proto 201", overlay.NextHopID(1000, netip.MustParseAddr("10.255.0.4")))},
+		{name: "fabric, another router MAC", choice: "fabric 172.20.0.0/16 via 10.255.0.4 vni 1000 mac 0e:00:5e:10:00:02",
+			want: "error: 172.20.0.0/16 from far carries router MAC 0e:00:5e:10:00:02, but the document has 0e:00:5e:10:00:01 for 10.255.0.4: a router of another make needs its router-mac there"},
 		{name: "connected", choice: "connected 10.1.0.0/16 dev eth1", want: ""},
 		{name: "loopback", choice: "connected 10.9.0.1/32", want: ""},
 		{name: "static that is only announced", choice: "static 172.20.0.0/16", want: ""},

@@ -59,6 +59,8 @@ type Member struct {
 	// Connected are the networks on the members, with their devices; loopbacks have device "". Link-local IPv6 networks are
 	// not among them: every member has the same one.
 	Connected []Connected
+	// RouterMACs are the hardware addresses that packets for other gateways get, by VTEP. Not to be changed: VRFs share it.
+	RouterMACs map[netip.Addr][6]byte
 }
 
 // Connected is a network that the gateway is attached to.
@@ -113,7 +115,8 @@ func Compile(doc *config.Document, gateway string, f kernel.Features) (*Host, er
 	}
 	c := &compiler{
 		doc: doc, gw: gw, features: f, host: h, mtu: overlay.MTU(doc, gateway),
-		owners: map[netip.Addr][]string{gw.VTEP: {""}}, anycast: map[netip.Addr][]string{},
+		remotes: map[netip.Addr][6]byte{},
+		owners:  map[netip.Addr][]string{gw.VTEP: {""}}, anycast: map[netip.Addr][]string{},
 	}
 	for _, e := range gw.Endpoints {
 		c.owners[e.Address] = []string{""}
@@ -128,7 +131,9 @@ func Compile(doc *config.Document, gateway string, f kernel.Features) (*Host, er
 	}
 	c.spread = len(plan.Shared()) > 0
 	for i := range plan.VTEPs {
-		c.remotes = append(c.remotes, plan.VTEPs[i].Addr)
+		if _, remote, ok := doc.Find(plan.VTEPs[i].Gateway); ok {
+			c.remotes[plan.VTEPs[i].Addr] = overlay.GatewayMAC(remote)
+		}
 	}
 	for i := range gw.VRFs {
 		if err := c.vrf(&gw.VRFs[i]); err != nil {
@@ -155,7 +160,8 @@ type compiler struct {
 	host     *Host
 	mtu      int
 	tunnels  []string
-	remotes  []netip.Addr
+	// remotes are the router MACs of the other gateways by VTEP.
+	remotes map[netip.Addr][6]byte
 	// owners are the VRFs that have an address of the gateway, by name; "" is the main table.
 	owners map[netip.Addr][]string
 	// anycast are likewise the subnet-router anycast addresses of IPv6 networks (RFC 4291 section 2.6.1), which the kernel
@@ -175,7 +181,7 @@ func (c *compiler) vrf(gv *config.GatewayVRF) error {
 	if !ok {
 		return fmt.Errorf("gateway %s: VRF %q is not in the document", c.gw.Name, gv.VRF)
 	}
-	m := Member{Name: v.Name, Table: v.Table, VNI: v.VNI, VXLAN: overlay.VXLANDevice(v.VNI)}
+	m := Member{Name: v.Name, Table: v.Table, VNI: v.VNI, VXLAN: overlay.VXLANDevice(v.VNI), RouterMACs: c.remotes}
 	if m.Table == 0 {
 		m.Table = kernel.MainTable
 	}
@@ -207,11 +213,10 @@ func (c *compiler) vxlan(m *Member) {
 		Name: m.VXLAN, Kind: kernel.KindVXLAN, Alias: kernel.AliasPrefix + "vxlan:" + m.Name, MTU: c.mtu, Up: true,
 		VXLAN:  kernel.VXLAN{VNI: m.VNI, Local: c.gw.VTEP, Port: uint16(c.doc.Fabric.VXLANPort)},
 		Spread: c.spread,
-		MAC:    overlay.RouterMAC(c.gw.VTEP),
+		MAC:    overlay.GatewayMAC(c.gw),
 		Master: m.Device,
 	}
-	for _, vtep := range c.remotes {
-		mac := overlay.RouterMAC(vtep)
+	for vtep, mac := range c.remotes {
 		c.host.FDB[kernel.FDBKey{Device: m.VXLAN, MAC: mac}] = kernel.FDBEntry{Dst: vtep}
 		c.host.Neighbours[kernel.NeighbourKey{Device: m.VXLAN, Addr: overlay.VTEPGateway(vtep)}] = kernel.Neighbour{MAC: mac}
 	}

@@ -167,6 +167,15 @@ func TestCompileCases(t *testing.T) {
 			lacks: []string{"rule *", "route *", "link *", "sysctl net.ipv4.fwmark_reflect*", "sysctl net.ipv4.conf.all.rp_filter*"},
 		},
 		{
+			name: "a gateway of another make has the router MAC that the document gives it, and so have we", backend: vrf.Rules,
+			document: strings.NewReplacer("asn: 65001", "asn: 65001\n        router-mac: 0e:00:5e:10:00:02",
+				"asn: 65002", "asn: 65002\n        router-mac: 0e:00:5e:10:00:01").Replace(v4("[{vrf: A}]")),
+			has: []string{
+				"link fxv1000 type vxlan id 1000 local 10.255.0.1 dstport 4789 mtu 1370 address 0e 00 5e 10 00 02 *",
+				"neigh fe80::5efe:aff:2 dev fxv1000 lladdr 0e:00:5e:10:00:01", "fdb 0e:00:5e:10:00:01 dev fxv1000 dst 10.255.0.2",
+			},
+		},
+		{
 			name: "the main table alone needs neither rules nor marks", backend: vrf.Rules,
 			document: v4(`[{vrf: default, interfaces: [{name: eth1, addresses: [10.1.0.1/24, "fd00:1::1/64"]}], loopbacks: [10.9.0.1/32]}]`),
 			has: []string{

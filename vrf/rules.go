@@ -51,7 +51,7 @@ func (c *compiler) rules() {
 			c.memberRules(m)
 		}
 	}
-	for _, vtep := range c.remotes {
+	for vtep := range c.remotes {
 		c.lookup(kernel.RuleKey{IPv6: vtep.Is6(), Priority: prioUnderlay, Iif: "lo", Dst: single(vtep)}, kernel.MainTable)
 	}
 	for _, p := range []string{"fe80::/10", "ff00::/8"} {

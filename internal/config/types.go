@@ -158,6 +158,10 @@ type Gateway struct {
 	// RouterID is the BGP identifier, an IPv4 address, unique in the fabric. Default: the VTEP if that is IPv4;
 	// required otherwise.
 	RouterID netip.Addr `yaml:"router-id,omitzero" json:"router-id,omitempty,omitzero"`
+	// RouterMAC is the hardware address that others put on packets for this gateway inside VXLAN, 02:00:5e:10:00:01, which its EVPN routes
+	// name (RFC 9135 section 8.1). Default: derived from the VTEP. For a router of another make write its own; a route of it that names
+	// another is not used.
+	RouterMAC string `yaml:"router-mac,omitempty" json:"router-mac,omitempty"`
 	// Endpoints are the public addresses other gateways can dial, in rank order. None: this gateway only dials (X15, A6).
 	Endpoints []Endpoint `yaml:"endpoints,omitempty" json:"endpoints,omitempty"`
 	// WireGuard are the gateway's tunnel keys.

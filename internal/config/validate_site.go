@@ -135,6 +135,7 @@ func (v *validator) vtep(g *Gateway, path string) {
 		}
 		v.unique(path+".vtep", "VTEP", g.VTEP.String())
 	}
+	v.routerMAC(path+".router-mac", g.RouterMAC)
 	if v.seen[path+".vtep"] {
 		return // the router id may come from it
 	}
@@ -146,6 +147,19 @@ func (v *validator) vtep(g *Gateway, path string) {
 	case g.RouterID.IsValid():
 		v.unique(path+".router-id", "router id", g.RouterID.String())
 	}
+}
+
+// routerMAC checks a hardware address; "" is the derived one.
+func (v *validator) routerMAC(path, text string) {
+	if text == "" {
+		return
+	}
+	mac, err := net.ParseMAC(text)
+	if err != nil || len(mac) != 6 || mac[0]&1 != 0 || [6]byte(mac) == [6]byte{} {
+		v.add(path, "write six octets, such as 02:00:5e:10:00:01", "%s is not the hardware address of one host", quoteShort(text))
+		return
+	}
+	v.unique(path, "router MAC", mac.String())
 }
 
 // wireGuard checks a gateway's keys. The key is not shown: people paste private keys here too.

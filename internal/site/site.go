@@ -119,7 +119,7 @@ func New(cfg Config) (*Site, error) {
 	s.listeners = listenersOf(in)
 	s.links = newLinksFollower(s, cfg.Links)
 	s.speaker = bgp.NewSpeaker(bgp.Config{
-		Log: cfg.Log, RIB: s.rib, VTEP: in.gw.VTEP, RouterMAC: overlay.RouterMAC(in.gw.VTEP),
+		Log: cfg.Log, RIB: s.rib, VTEP: in.gw.VTEP, RouterMAC: overlay.GatewayMAC(in.gw),
 		Restarting: s.warmStart(in),
 	})
 	s.fib = newFIB(s)
