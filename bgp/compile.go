@@ -205,7 +205,8 @@ func (c *compiler) peer(gv *config.GatewayVRF, in *config.Peer) Peer {
 		Multihop: in.Multihop, TTLSecurity: in.TTLSecurity, PasswordFile: in.PasswordFile, Port: in.Port,
 		Keepalive: in.Keepalive.Std(), Hold: in.Hold.Std(),
 		ConnectRetry: b.ConnectRetry.Std(), RestartTime: b.RestartTime.Std(),
-		ASOverride: in.ASOverride, MaxPrefix: in.MaxPrefix, Disabled: in.Disabled, BFD: in.BFD != nil,
+		ExtendedNextHop: in.ExtendedNextHop,
+		ASOverride:      in.ASOverride, MaxPrefix: in.MaxPrefix, Disabled: in.Disabled, BFD: in.BFD != nil,
 	}
 	if p.Name == "" {
 		p.Name = p.Address.String()
@@ -257,7 +258,7 @@ func (c *compiler) nextHop(gv *config.GatewayVRF, p *Peer, family string) {
 	if is4 {
 		nh = &p.NextHop4
 	}
-	if nh.IsValid() || p.Address.Is4() == is4 && !p.Address.IsLinkLocalUnicast() {
+	if nh.IsValid() || p.Address.Is4() == is4 && !p.Address.IsLinkLocalUnicast() || is4 && p.ExtendedNextHop {
 		return
 	}
 	for _, i := range gv.Interfaces {

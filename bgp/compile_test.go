@@ -97,7 +97,9 @@ func TestCompilePeers(t *testing.T) {
 	ll.Interface, ll.Families = "eth1", []string{IPv4, IPv6}
 	far := thirdParty("far", "192.0.2.1")
 	far.Multihop, far.UpdateSource = 4, netip.MustParseAddr("172.20.0.9")
-	gv.Peers = []config.Peer{direct, ll, far}
+	six := thirdParty("six", "2001:db8:20::1")
+	six.Families, six.ExtendedNextHop = []string{IPv4, IPv6}, true
+	gv.Peers = []config.Peer{direct, ll, far, six}
 
 	// A link-local address is none to listen on.
 	gv.Interfaces[0].Addresses = append(gv.Interfaces[0].Addresses, prefix("fe80::9/10"))
@@ -110,6 +112,7 @@ func TestCompilePeers(t *testing.T) {
 		{"172.20.0.9", "eth1", "invalid IP", "2001:db8:20::9", "172.20.0.1"},
 		{"fe80::9", "eth1", "172.20.0.9", "2001:db8:20::9", "fe80::1%eth1"},
 		{"172.20.0.9", "", "invalid IP", "invalid IP", "192.0.2.1"},
+		{"2001:db8:20::9", "eth1", "invalid IP", "invalid IP", "2001:db8:20::1"}, // its own address is the next hop of both families (RFC 8950)
 	} {
 		p := &s.Peers[i]
 		got := struct{ local, device, nh4, nh6, neighbour string }{p.LocalAddress.String(), p.BindDevice, p.NextHop4.String(), p.NextHop6.String(), p.neighbour().String()}

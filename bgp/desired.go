@@ -103,6 +103,8 @@ type Peer struct {
 	// the one and, with a directly connected neighbour, must be on the other (RFC 4271 section 6.3). No Networks: not checked.
 	Own      []netip.Addr
 	Networks []netip.Prefix
+	// ExtendedNextHop: IPv4 paths have IPv6 next hops in both directions (RFC 8950); NextHop4 is zero then.
+	ExtendedNextHop bool
 	// ASOverride replaces the peer's ASN by ours in what it is told.
 	ASOverride bool
 	// MaxPrefix is the number of prefixes admitted per family; 0 is no limit.

@@ -192,6 +192,9 @@ func (n *neighbour) roomy(f int) bool { return n.admitted[f]*100 < n.peer.MaxPre
 
 // judge says what becomes of a path by guard and policy; Policy of the path returned names the deciding term.
 func (n *neighbour) judge(p rib.Path, refuse string) (rib.Path, bool) {
+	if refuse == refuseFamily && n.peer.ExtendedNextHop && p.Attrs.NextHop.Is6() {
+		refuse = "" // RFC 8950
+	}
 	if refuse != "" {
 		p.Policy = refuse
 		return p, false

@@ -1,11 +1,13 @@
 package bgp
 
 import (
+	"log/slog"
 	"net/netip"
 	"testing"
 
 	"fabric/bgp/rib"
 	"fabric/internal/config"
+	"fabric/policy"
 )
 
 func TestWrongNextHop(t *testing.T) {
@@ -66,4 +68,36 @@ func TestUnresolvableIsNotTold(t *testing.T) {
 	a.withdraw("192.0.2.0/24")
 	b.wantHeard(n.addr(11), one)
 	g2.wantRoutes("CORE", "10.1.0.0/16 fabric gw1 [65001 65100]")
+}
+
+// An IPv4 path with an IPv6 next hop (RFC 8950) is for peers that the document allows it, and nothing else is.
+func TestExtendedNextHop(t *testing.T) {
+	four, six, via6, via4 := netip.MustParsePrefix("20.0.0.0/16"), netip.MustParsePrefix("2001:db8:7::/48"), netip.MustParseAddr("fd00::2"), netip.MustParseAddr("10.1.0.2")
+	for _, c := range []struct {
+		what    string
+		allowed bool
+		prefix  netip.Prefix
+		nextHop netip.Addr
+		want    string // the deciding term where it is refused
+	}{
+		{"allowed", true, four, via6, ""},
+		{"not allowed", false, four, via6, refuseFamily},
+		{"the other way round", true, six, via4, refuseFamily},
+		{"its own family", true, six, via6, ""},
+		{"ours", true, four, netip.MustParseAddr("fd00::1"), ownNextHopTerm},
+		{"in no network of the interface", true, four, netip.MustParseAddr("fd01::2"), foreignNextHopTerm},
+	} {
+		n := newNeighbour(Peer{
+			Name: "p", VRF: "A", ASN: 65100, LocalASN: 65001, Address: via6, Interface: "eth1", ExtendedNextHop: c.allowed, Import: policy.Guard(false),
+			Own: []netip.Addr{netip.MustParseAddr("fd00::1")}, Networks: []netip.Prefix{netip.MustParsePrefix("fd00::/64")},
+		}, 1, slog.New(slog.DiscardHandler))
+		p := rib.Path{Key: rib.PathKey{Prefix: c.prefix}, Attrs: rib.Attrs{NextHop: c.nextHop}}
+		got, ok := n.judge(p, refusal(c.prefix, &p.Attrs, nil, 0))
+		if ok != (c.want == "") || !ok && got.Policy != c.want {
+			t.Errorf("%s: %v by %s, want %q", c.what, ok, got.Policy, c.want)
+		}
+		if ok && (got.Attrs.NextHop != via6 || got.Interface != "eth1") {
+			t.Errorf("%s: next hop %v on %q", c.what, got.Attrs.NextHop, got.Interface)
+		}
+	}
 }

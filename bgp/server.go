@@ -249,7 +249,7 @@ func announcesOtherwise(a, b *Peer) bool {
 }
 
 func judgesOtherwise(a, b *Peer) bool {
-	return !a.Import.Equal(b.Import) || a.MaxPrefix != b.MaxPrefix || a.Interface != b.Interface || a.Multihop != b.Multihop ||
+	return !a.Import.Equal(b.Import) || a.ExtendedNextHop != b.ExtendedNextHop || a.MaxPrefix != b.MaxPrefix || a.Interface != b.Interface || a.Multihop != b.Multihop ||
 		!slices.Equal(a.Own, b.Own) || !slices.Equal(a.Networks, b.Networks)
 }
 

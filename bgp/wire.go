@@ -84,7 +84,7 @@ const (
 	refuseEncap        = "evpn/not-vxlan"       // another tunnel type (RFC 8365 section 5.1.3)
 	refuseVNI          = "evpn/no-vni"          // label 0
 	refuseNextHop      = "wire/no-next-hop"     // none, or 0.0.0.0
-	refuseFamily       = "wire/next-hop-family" // a next hop of the other family, which we have no route for (RFC 8950)
+	refuseFamily       = "wire/next-hop-family" // a next hop of the other family, which the document does not allow the peer (RFC 8950)
 )
 
 // decoder converts the paths of one callback. Those of one UPDATE share their attributes; what was converted for the

@@ -65,6 +65,7 @@ func (a *app) peerAdd() *cobra.Command {
 	f.StringVar(&p.Import, "import", "", "policy for what is received")
 	f.StringVar(&p.Export, "export", "", "policy for what is announced")
 	f.StringVar(&p.NextHop, "next-hop", "", "next hop that the peer is told (default our address of the session)")
+	f.BoolVar(&p.ExtendedNextHop, "extended-next-hop", false, "take and announce IPv4 routes with IPv6 next hops")
 	f.BoolVar(&p.AsOverride, "as-override", false, "replace the peer's AS number in announced paths by ours")
 	f.Uint32Var(&p.AllowOwnAs, "allow-own-as", 0, "how often our own AS number may occur in received paths")
 	f.Uint32Var(&p.MaxPrefix, "max-prefix", 0, "number of prefixes admitted per family (default the fabric's)")

@@ -23,6 +23,19 @@ import (
 // wait makes a change wait; it converges at once where the gateway follows the store.
 var wait = &fabricv1.ChangeOptions{WaitMs: uint32(patience.Milliseconds())}
 
+// What is asked of a peer's next hops is what it has.
+func TestPeerExtendedNextHop(t *testing.T) {
+	r := newRig(t, nil)
+	ctx := testContext(t)
+	six := &fabricv1.PeerConfig{Name: "six", Address: "fd00:20::7", Asn: 65021, Families: []string{"ipv4", "ipv6"}, ExtendedNextHop: true}
+	if _, err := r.client.AddPeer(ctx, &fabricv1.AddPeerRequest{Vrf: "CORE", Peer: six, Options: wait}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := r.client.GetPeer(ctx, &fabricv1.GetPeerRequest{Name: "six"}); err != nil || !got.GetConfig().GetExtendedNextHop() {
+		t.Errorf("show: %v, %v", got, err)
+	}
+}
+
 func TestPeerLifecycle(t *testing.T) {
 	r := newRig(t, nil)
 	ctx := testContext(t)

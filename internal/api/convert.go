@@ -167,6 +167,7 @@ func peerConfig(p config.Peer) *fabricv1.PeerConfig {
 		TtlSecurity: count(p.TTLSecurity), PasswordFile: p.PasswordFile, Port: count(p.Port), Keepalive: span(time.Duration(p.Keepalive)),
 		Hold: span(time.Duration(p.Hold)), Import: p.Import, Export: p.Export, NextHop: text(p.NextHop), AsOverride: p.ASOverride,
 		AllowOwnAs: count(p.AllowOwnAS), MaxPrefix: count(p.MaxPrefix), Disabled: p.Disabled, Bfd: peerBFD(p.BFD),
+		ExtendedNextHop: p.ExtendedNextHop,
 	}
 }
 
@@ -248,6 +249,7 @@ func wantedPeer(in *fabricv1.PeerConfig) (*config.Peer, error) {
 		Hold: config.Duration(in.GetHold().AsDuration()), Import: in.GetImport(), Export: in.GetExport(),
 		NextHop: a.address("peer.next-hop", in.GetNextHop()), ASOverride: in.GetAsOverride(), AllowOwnAS: a.number("peer.allow-own-as", in.GetAllowOwnAs()),
 		MaxPrefix: a.number("peer.max-prefix", in.GetMaxPrefix()), Disabled: in.GetDisabled(),
+		ExtendedNextHop: in.GetExtendedNextHop(),
 	}
 	if b := in.GetBfd(); b != nil {
 		p.BFD = &config.PeerBFD{

@@ -269,6 +269,12 @@ func TestRefused(t *testing.T) {
 		{"multihop with ttl-security", "multihop: 5", "multihop: 5\n                ttl-security: 1", []string{`multihop and ttl-security exclude each other`}},
 		{"relative password file", "password-file: /etc/fabric/core.md5", "password-file: secret", []string{`not an absolute path`}},
 		{"unknown policy", "import: from-dc", "import: from-cd", []string{`unknown policy "from-cd"; describe it under policies`}},
+		{"IPv6 next hops on a session over IPv4", "interface: eth1\n                hold: 30s", "interface: eth1\n                extended-next-hop: true\n                hold: 30s", []string{
+			`peers\[0\].extended-next-hop: it is for sessions over IPv6 that carry ipv4, and the one with 172.20.0.1 is none; give the neighbour an IPv6 address`}},
+		{"IPv6 next hops on a session without IPv4", "address: fd00:20::1", "address: fd00:20::1\n                extended-next-hop: true", []string{
+			`peers\[1\].extended-next-hop: it is for sessions over IPv6 that carry ipv4, and the one with fd00:20::1 is none`}},
+		{"IPv6 next hops and an IPv4 one", "families: [ipv6]", "families: [ipv6, ipv4]\n                extended-next-hop: true\n                next-hop: 172.20.0.9", []string{
+			`peers\[1\].next-hop: extended-next-hop tells the neighbour an IPv6 next hop for IPv4 routes, and 172.20.0.9 is another; remove one of them`}},
 		{"peer numbers", "multihop: 5", "multihop: 256\n                allow-own-as: 11\n                max-prefix: -1\n                port: 70000\n                next-hop: 0.0.0.0", []string{
 			`256 is out of range`, `11 is out of range`, `-1 is out of range`, `70000 is out of range`, `0.0.0.0 is not the address of a host`}},
 		// Policies.

@@ -317,6 +317,9 @@ type Peer struct {
 	Export string `yaml:"export,omitempty" json:"export,omitempty"`
 	// NextHop is what the neighbour is told as next hop; default our address of the session.
 	NextHop netip.Addr `yaml:"next-hop,omitzero" json:"next-hop,omitempty,omitzero"`
+	// ExtendedNextHop takes and announces IPv4 routes with IPv6 next hops (RFC 8950), which the neighbour must be set to do as well: the session is
+	// over IPv6 and carries both families, and neither end needs an IPv4 address on the link.
+	ExtendedNextHop bool `yaml:"extended-next-hop,omitempty" json:"extended-next-hop,omitempty"`
 	// ASOverride replaces the neighbour's ASN in announced paths by ours (dual-homed customers with one ASN).
 	ASOverride bool `yaml:"as-override,omitempty" json:"as-override,omitempty"`
 	// AllowOwnAS is how often our own ASN may occur in a received path. Default 0.

@@ -177,6 +177,14 @@ func (v *validator) peer(p *Peer, vrf, path string, others sessions) {
 			p.UpdateSource, addrText(p.Address))
 	}
 	v.families(path, p)
+	switch {
+	case !p.ExtendedNextHop:
+	case p.Address.Is4() || !slices.Contains(p.Families, "ipv4"):
+		v.add(path+".extended-next-hop", "give the neighbour an IPv6 address and families: [ipv4, ipv6], or remove it",
+			"it is for sessions over IPv6 that carry ipv4, and the one with %s is none", addrText(p.Address))
+	case p.NextHop.Is4():
+		v.add(path+".next-hop", "remove one of them", "extended-next-hop tells the neighbour an IPv6 next hop for IPv4 routes, and %s is another", p.NextHop)
+	}
 	v.number(path+".multihop", int64(p.Multihop), 0, 255)
 	v.number(path+".ttl-security", int64(p.TTLSecurity), 0, 254)
 	if p.Multihop > 0 && p.TTLSecurity > 0 {

@@ -39,13 +39,6 @@ var features = []string{
 // known are results other than yes that are understood: neighbour/feature and why. They stay in the table and do not fail the test.
 var known = map[string]string{}
 
-func init() {
-	// Not one neighbour's: what the product does not do.
-	for _, n := range []string{"BIRD", "FRR", "GoBGP", "ExaBGP"} {
-		known[n+"/"+featureMixed] = "we refuse a next hop of the other family (term wire/next-hop-family); what we announce on such a session has an IPv4 next hop"
-	}
-}
-
 // result is one cell of the table.
 type result struct{ word, note string }
 
@@ -296,14 +289,21 @@ func checkMixed(l *lab, n *neighbour) (string, string) {
 	own, _ := n.own()
 	ours, _ := n.ourPrefixes()
 	// They come together.
+	var path *fabricv1.Route
 	if got, ok := reach(5*time.Second, func() (string, bool) {
-		p := l.g.peer(n.vrf(), "mixed")
-		return fmt.Sprintf("%s did not come: %v", own[0], p), l.candidate(n, "mixed", own[0]) != nil
+		path = l.candidate(n, "mixed", own[0])
+		return fmt.Sprintf("%s did not come: %v", own[0], l.g.peer(n.vrf(), "mixed")), path != nil
 	}); !ok {
 		return got, ""
 	}
+	if !strings.Contains(path.GetNextHop(), ":") {
+		return "its own has next hop " + path.GetNextHop(), ""
+	}
 	s, wrong := l.heard(n, "mixed", ours)
-	return wrong, "ours has next hop " + s.nextHop
+	if wrong == "" && !strings.Contains(s.nextHop, ":") {
+		wrong = "ours has next hop " + s.nextHop
+	}
+	return wrong, "both ways"
 }
 
 // steady watches until done is closed that something holds, and returns when it did not.

@@ -185,7 +185,7 @@ func (l *lab) document() string {
 			case s.bfd:
 				more = ", bfd: {}"
 			case s.mixed:
-				more = ", families: [ipv4, ipv6]"
+				more = ", families: [ipv4, ipv6], extended-next-hop: true"
 			case s.asOverride:
 				more = ", as-override: true"
 			case s.maxPrefix > 0:

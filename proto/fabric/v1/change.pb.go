@@ -236,9 +236,11 @@ type PeerConfig struct {
 	// Keep the peer configured but down.
 	Disabled bool `protobuf:"varint,21,opt,name=disabled,proto3" json:"disabled,omitempty"`
 	// BFD session with the neighbour; absent for none.
-	Bfd           *PeerBfdConfig `protobuf:"bytes,22,opt,name=bfd,proto3" json:"bfd,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Bfd *PeerBfdConfig `protobuf:"bytes,22,opt,name=bfd,proto3" json:"bfd,omitempty"`
+	// Take and announce IPv4 routes with IPv6 next hops (RFC 8950).
+	ExtendedNextHop bool `protobuf:"varint,23,opt,name=extended_next_hop,json=extendedNextHop,proto3" json:"extended_next_hop,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *PeerConfig) Reset() {
@@ -423,6 +425,13 @@ func (x *PeerConfig) GetBfd() *PeerBfdConfig {
 		return x.Bfd
 	}
 	return nil
+}
+
+func (x *PeerConfig) GetExtendedNextHop() bool {
+	if x != nil {
+		return x.ExtendedNextHop
+	}
+	return false
 }
 
 // PeerBfdConfig asks for a BFD session with a third-party peer: its paths are unusable while the session is not up.
@@ -854,7 +863,7 @@ const file_fabric_v1_change_proto_rawDesc = "" +
 	"\tconverged\x18\x05 \x01(\bR\tconverged\x12\x1f\n" +
 	"\vwaiting_for\x18\x06 \x01(\tR\n" +
 	"waitingFor\x123\n" +
-	"\aelapsed\x18\a \x01(\v2\x19.google.protobuf.DurationR\aelapsed\"\xb7\x05\n" +
+	"\aelapsed\x18\a \x01(\v2\x19.google.protobuf.DurationR\aelapsed\"\xe3\x05\n" +
 	"\n" +
 	"PeerConfig\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -882,7 +891,8 @@ const file_fabric_v1_change_proto_rawDesc = "" +
 	"\n" +
 	"max_prefix\x18\x14 \x01(\rR\tmaxPrefix\x12\x1a\n" +
 	"\bdisabled\x18\x15 \x01(\bR\bdisabled\x12*\n" +
-	"\x03bfd\x18\x16 \x01(\v2\x18.fabric.v1.PeerBfdConfigR\x03bfd\"\xac\x01\n" +
+	"\x03bfd\x18\x16 \x01(\v2\x18.fabric.v1.PeerBfdConfigR\x03bfd\x12*\n" +
+	"\x11extended_next_hop\x18\x17 \x01(\bR\x0fextendedNextHop\"\xac\x01\n" +
 	"\rPeerBfdConfig\x125\n" +
 	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12\x1e\n" +
 	"\n" +
