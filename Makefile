@@ -84,6 +84,11 @@ lab-clab: ## two-site by the real containerlab and docker, in a virtual machine 
 interop: deps ## beside FRR, BIRD, GoBGP and ExaBGP, a hostile neighbour and 64 VRFs; writes the table of docs/interop.md (6 min)
 	INTEROP=full $(GO) test -count=1 -v -timeout 15m ./lab/interop
 
+.PHONY: interop-vm
+interop-vm: ## the same and FRR as a gateway, in the virtual machine with VRF devices and WireGuard; writes its tables of docs/interop.md (25 min)
+	LIMIT=3600 lab/vm/test.sh lab/interop
+	cp .cache/vm/results/interop.md docs/interop.md
+
 .PHONY: test-64vrf
 test-64vrf: deps ## 64 VRFs in one fabric-site that have everything in common, and a leak matrix over all of them
 	INTEROP=full $(GO) test -count=1 -v -run TestManyVRFs ./lab/interop

@@ -25,12 +25,12 @@ graceful restart wait 60;
 filter out4 { if source != RTS_STATIC then reject; bgp_community.add((65000,1)); bgp_community.add((65000,2)); bgp_large_community.add((65000,1,2)); accept; }
 protocol device {}
 protocol direct { ipv4; ipv6; }
-protocol bfd { interface "eth0" { min rx interval 300 ms; min tx interval 300 ms; multiplier 4; }; }
+protocol bfd { interface "eth0" { min rx interval %d ms; min tx interval %d ms; multiplier 4; }; }
 protocol static loop { ipv4 { preference 10; }; route 10.%d.255.1/32 via 10.%d.1.1; }
 protocol static four { ipv4; route %s unreachable; }
 protocol static six { ipv6; route %s unreachable; }
 protocol static extra { disabled; ipv4; route %s unreachable; }
-`, n.number, n.number, n.number, strings.Join(four, " unreachable; route "), six, n.extra())
+`, n.number, bfdInterval.Milliseconds(), bfdInterval.Milliseconds(), n.number, n.number, strings.Join(four, " unreachable; route "), six, n.extra())
 	for i := range sessions {
 		s := &sessions[i]
 		fmt.Fprintf(&b, "protocol bgp %s {\n\tlocal %s as %d;\n\tneighbor %s as %d;\n\thold time 9; keepalive time 3; connect retry time 2; connect delay time 1; error wait time 2, 10; graceful restart on; graceful restart time 60;\n", birdName(s), n.theirs(s), n.asn(), n.ours(s), ourASN)

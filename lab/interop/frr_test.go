@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
+	"time"
 )
 
 // frr is Debian's FRR: zebra, bgpd and bfdd.
@@ -49,7 +50,7 @@ router bgp %d
 		case s.gtsm && !s.wrong:
 			fmt.Fprintf(&b, " neighbor %s ttl-security hops 1\n", a)
 		case s.bfd:
-			fmt.Fprintf(&b, " neighbor %s bfd 4 300 300\n", a)
+			fmt.Fprintf(&b, " neighbor %s bfd 4 %d %d\n", a, bfdInterval.Milliseconds(), bfdInterval.Milliseconds())
 		case s.mixed:
 			fmt.Fprintf(&b, " neighbor %s capability extended-nexthop\n", a)
 		}
@@ -78,25 +79,30 @@ router bgp %d
 	return f
 }
 
-func (f *frr) version() string {
+func (f *frr) version() string { return frrVersion() }
+
+func frrVersion() string {
 	out, _ := exec.Command(frrDaemons+"bgpd", "-v").CombinedOutput()
 	_, v, _ := strings.Cut(strings.SplitN(string(out), "\n", 2)[0], "version ")
 	return "FRR " + v
 }
 
-func (f *frr) up() {
-	f.daemons = nil
-	for _, d := range []string{"zebra", "bfdd", "bgpd"} {
-		args := []string{frrDaemons + d, "-f", f.n.path(d + ".conf"), "-i", f.n.path(d + ".pid"), "--vty_socket", f.n.dir, "-z", f.n.path("zserv"), "-A", "127.0.0.1", "-P", "0"}
+func (f *frr) up() { f.daemons = startFRR(f.n.node, "zebra", "bfdd", "bgpd") }
+
+// startFRR starts daemons of FRR. Their configurations are in the node's folder.
+func startFRR(n *node, names ...string) (daemons []*process) {
+	for _, d := range names {
+		args := []string{frrDaemons + d, "-f", n.path(d + ".conf"), "-i", n.path(d + ".pid"), "--vty_socket", n.dir, "-z", n.path("zserv"), "-A", "127.0.0.1", "-P", "0"}
 		if d == "bfdd" {
-			args = append(args, "--bfdctl", f.n.path("bfdd.ctl"))
+			args = append(args, "--bfdctl", n.path("bfdd.ctl"))
 		}
-		f.daemons = append(f.daemons, f.n.start(d, nil, args...))
+		daemons = append(daemons, n.start(d, nil, args...))
 		reach(patience, func() (string, bool) {
-			_, err := f.n.try("vtysh", "--vty_socket", f.n.dir, "-d", d, "-c", "show version")
+			_, err := n.try("vtysh", "--vty_socket", n.dir, "-d", d, "-c", "show version")
 			return "", err == nil
 		})
 	}
+	return daemons
 }
 
 func (f *frr) crash() {
@@ -105,16 +111,31 @@ func (f *frr) crash() {
 	}
 }
 
-func (f *frr) vtysh(commands ...string) string {
-	args := []string{"vtysh", "--vty_socket", f.n.dir}
+func (f *frr) vtysh(commands ...string) string { return vtysh(f.n.node, commands...) }
+
+// vtysh gives a node's FRR commands.
+func vtysh(n *node, commands ...string) string {
+	args := []string{"vtysh", "--vty_socket", n.dir}
 	for _, c := range commands {
 		args = append(args, "-c", c)
 	}
-	out, err := f.n.try(args...)
+	out, err := n.try(args...)
 	if err != nil {
 		return err.Error() + out
 	}
 	return out
+}
+
+// configure changes the configuration of a node's FRR. It has nothing to say to that; if it has, it is asked again: another vtysh may be at it.
+func configure(n *node, commands ...string) {
+	for range 3 {
+		out := strings.TrimSpace(vtysh(n, append([]string{"configure terminal"}, commands...)...))
+		if out == "" {
+			return
+		}
+		n.t.Logf("%s: %q: %s", n.name, commands, out)
+		time.Sleep(time.Second)
+	}
 }
 
 func family(prefix string) string {
@@ -147,7 +168,7 @@ func (f *frr) paths(prefix string) map[string]seen {
 }
 
 func (f *frr) network(word, prefix string) {
-	f.vtysh("configure terminal", fmt.Sprintf("router bgp %d", f.n.asn()), "address-family "+family(prefix)+" unicast", word+"network "+prefix)
+	configure(f.n.node, fmt.Sprintf("router bgp %d", f.n.asn()), "address-family "+family(prefix)+" unicast", word+"network "+prefix)
 }
 
 func (f *frr) announce(prefix string) { f.network("", prefix) }

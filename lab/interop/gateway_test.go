@@ -103,6 +103,9 @@ func (g *gateway) startSite() {
 	g.site = g.start("fabric-site", nil, filepath.Join(g.bin, "fabric-site"), "run", "--gateway", g.name, "--config", g.path("fabric.yaml"),
 		"--state-dir", g.path("site-state"), "--socket", g.path("site.sock"), "--links", g.path("links/links.sock"))
 	wait(g.t, g.name+" to be ready", patience, func() (string, bool) {
+		if !g.site.alive() {
+			g.t.Fatalf("fabric-site of %s has ended:\n%s", g.name, g.site.said())
+		}
 		s, err := g.client.GetSite(g.context(), &fabricv1.GetSiteRequest{})
 		if err != nil {
 			return err.Error(), false

@@ -399,7 +399,7 @@ func TestHostile(t *testing.T) {
 	if p := l.gw.peer("H", "observer"); p.GetFlaps() != 0 {
 		t.Errorf("the observer's session was touched: %v", p)
 	}
-	t.Logf("%d announcements, %d legal, max-prefix %d: %v", len(all)+1, len(legal), limit, classes)
+	t.Logf("backend %s; %d announcements, %d legal, max-prefix %d: %v", l.gw.backend(), len(all)+1, len(legal), limit, classes)
 	if full() {
 		publish(t, "hostile", l.gw.backend(), func(b *strings.Builder) {
 			fmt.Fprintf(b, "%d announcements from seed %d, max-prefix %d. Looked at: the VRF's kernel table, an FRR that is another peer, the kernel of another gateway. Illegal found: %d. Legal missing: %d.\n\n", len(all)+1, seed, limit, len(illegal), len(missing))

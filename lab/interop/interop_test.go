@@ -55,7 +55,7 @@ var checks = []check{
 }
 
 // step is how long one state of a feature may take to come.
-const step = 20 * time.Second
+var step = slowly(20 * time.Second)
 
 // candidate is our path from a session; nil where there is none.
 func (l *lab) candidate(n *neighbour, name, prefix string) *fabricv1.Route {
@@ -279,7 +279,7 @@ func checkBFD(l *lab, n *neighbour) (string, string) {
 	if wrong := l.session(n, "bfd"); wrong != "" {
 		return "BFD was let through again: " + wrong, ""
 	}
-	return "", fmt.Sprintf("300 ms x 4: path gone after %v", took.Round(100*time.Millisecond))
+	return "", fmt.Sprintf("%v x 4: path gone after %v", bfdInterval, took.Round(100*time.Millisecond))
 }
 
 func checkMixed(l *lab, n *neighbour) (string, string) {
@@ -290,7 +290,7 @@ func checkMixed(l *lab, n *neighbour) (string, string) {
 	ours, _ := n.ourPrefixes()
 	// They come together.
 	var path *fabricv1.Route
-	if got, ok := reach(5*time.Second, func() (string, bool) {
+	if got, ok := reach(slowly(5*time.Second), func() (string, bool) {
 		path = l.candidate(n, "mixed", own[0])
 		return fmt.Sprintf("%s did not come: %v", own[0], l.g.peer(n.vrf(), "mixed")), path != nil
 	}); !ok {
@@ -374,7 +374,7 @@ func (l *lab) restart() map[string]string {
 	for _, n := range l.neighbours {
 		reach(step, func() (string, bool) { return "", l.g.peer(n.vrf(), "plain").GetState() == "established" })
 	}
-	time.Sleep(2 * time.Second) // End-of-RIB, and what it would take away
+	time.Sleep(slowly(2 * time.Second)) // End-of-RIB, and what it would take away
 	close(done)
 	out := map[string]string{}
 	for i, n := range l.neighbours {
@@ -404,6 +404,7 @@ func TestNeighbours(t *testing.T) {
 		n.up()
 	}
 	l.g.run(l.document())
+	t.Logf("proved with backend %s", l.g.backend())
 	table := map[string]map[string]result{}
 	note := func(n *neighbour, feature, wrong, text string) {
 		r := result{"yes", text}
@@ -460,10 +461,14 @@ func TestNeighbours(t *testing.T) {
 // page is where the results go; where there is no such page, as outside the tree, they are only printed.
 const page = "../../docs/interop.md"
 
-// publish replaces a part of the page, between marks.
+// publish replaces a part of the page, between marks. The virtual machine, which is INTEROP_PLACE=vm, has parts of its own.
 func publish(t *testing.T, part, backend string, write func(*strings.Builder)) {
 	t.Helper()
-	begin, end := fmt.Sprintf("<!-- %s: written by make interop -->\n", part), fmt.Sprintf("<!-- end of %s -->\n", part)
+	target := "make interop"
+	if place := os.Getenv("INTEROP_PLACE"); place != "" {
+		part, target = part+"-"+place, target+"-"+place
+	}
+	begin, end := fmt.Sprintf("<!-- %s: written by %s -->\n", part, target), fmt.Sprintf("<!-- end of %s -->\n", part)
 	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
 	var b strings.Builder
 	fmt.Fprintf(&b, "%sKernel %s, backend %s.\n\n", begin, strings.TrimSpace(string(kernel)), backend)

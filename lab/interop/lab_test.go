@@ -141,7 +141,7 @@ func (l *lab) add(name string, number int, program func(*neighbour) router) *nei
 // document is the gateway's.
 func (l *lab) document() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "fabric: {name: interop, bgp: {keepalive: 3s, hold: 9s, connect-retry: 2s, restart-time: 60s}, bfd: {interval: 300ms, multiplier: 4}}\nvrfs:\n")
+	fmt.Fprintf(&b, "fabric: {name: interop, bgp: {keepalive: 3s, hold: 9s, connect-retry: 2s, restart-time: 60s}, bfd: {interval: %v, multiplier: 4}}\nvrfs:\n", bfdInterval)
 	for _, n := range l.neighbours {
 		fmt.Fprintf(&b, "  - {name: %s, table: %d, vni: %d}\n", n.vrf(), n.table(), 1000+n.number)
 	}

@@ -15,8 +15,21 @@ import (
 	"fabric/lab/netns"
 )
 
+// slow is how many times slower than a processor of its own the machine is: 1, or what FABRIC_TEST_SLOW says. A virtual machine whose
+// processors are simulated sets it.
+var slow = func() int {
+	n, _ := strconv.Atoi(os.Getenv("FABRIC_TEST_SLOW"))
+	return max(1, n)
+}()
+
+// slowly is a time that grows on a slow machine.
+func slowly(d time.Duration) time.Duration { return d * time.Duration(slow) }
+
 // patience is how long a state may take on a loaded machine.
-const patience = 90 * time.Second
+var patience = time.Minute + slowly(30*time.Second)
+
+// bfdInterval is that of BFD at both ends, with a multiplier of 4.
+var bfdInterval = slowly(300 * time.Millisecond)
 
 // full says whether all of it runs.
 func full() bool { return os.Getenv("INTEROP") == "full" }

@@ -1,8 +1,10 @@
 #!/bin/bash
 # Makes the payload that proves the project on the virtual machine's kernel: payload.sh FOLDER [SUITE...]
 #
-# Each SUITE is a package whose tests run there, "demo", or "topologies" for all of lab/topologies, "topologies/NAME" for one; the
-# packages and the demo by default; "containerlab/NAME" for a topology by the program $CONTAINERLAB. The payload has the packages' folders as the project has them, each with its test binary.
+# Each SUITE is a package whose tests run there, PACKAGE:TESTS for those alone whose names match, "demo", or "topologies" for all of
+# lab/topologies, "topologies/NAME" for one; packages and the demo by default; "containerlab/NAME" for a topology by the program
+# $CONTAINERLAB. The payload has the packages' folders as the project has them, each with its test binary. Of lab/interop all tests run
+# that take long, and write their tables.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 folder=$1
@@ -30,9 +32,15 @@ for suite in $suites; do
 		go build -trimpath -ldflags '-s -w' -o "$folder/bin/" ./lab
 		if [ "${suite%%/*}" = containerlab ]; then install -m 755 "$CONTAINERLAB" "$folder/bin/containerlab"; fi
 	else
-		mkdir -p "$folder/$suite"
-		if [ -d "$suite/testdata" ]; then cp -r "$suite/testdata" "$folder/$suite/"; fi
-		go test -c -trimpath -ldflags '-s -w' -o "$folder/$suite/tests" "./$suite"
+		package=${suite%%:*}
+		mkdir -p "$folder/$package"
+		if [ -d "$package/testdata" ]; then cp -r "$package/testdata" "$folder/$package/"; fi
+		go test -c -trimpath -ldflags '-s -w' -o "$folder/$package/tests" "./$package"
+		if [ "$package" = lab/interop ]; then
+			programs
+			mkdir -p "$folder/docs"
+			cp docs/interop.md "$folder/docs/"
+		fi
 	fi
 	echo "$suite" >>"$folder/suites"
 done
