@@ -80,6 +80,10 @@ test-vm: ## the kernel's tests and the demo on Debian's kernel with VRF devices 
 lab-clab: ## two-site by the real containerlab and docker, in a virtual machine (needs containerlab, or a Go proxy that has all of its modules)
 	@lab/vm/clab.sh
 
+.PHONY: test-boot
+test-boot: ## the Debian package under systemd in a virtual machine: order, faults, watchdog, upgrade, removal (BOOTS=10 boots ten times)
+	@lab/vm/test.sh boot
+
 .PHONY: interop
 interop: deps ## beside FRR, BIRD, GoBGP and ExaBGP, a hostile neighbour and 64 VRFs; writes the table of docs/interop.md (6 min)
 	INTEROP=full $(GO) test -count=1 -v -timeout 15m ./lab/interop

@@ -5,6 +5,7 @@
 # lab/topologies, "topologies/NAME" for one; packages and the demo by default; "containerlab/NAME" for a topology by the program
 # $CONTAINERLAB. The payload has the packages' folders as the project has them, each with its test binary. Of lab/interop all tests run
 # that take long, and write their tables.
+# The suite "boot" is a payload of its own, for a machine with systemd: lab/boot, and two builds of the Debian package.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 folder=$1
@@ -22,6 +23,18 @@ programs() {
 
 rm -rf "$folder"
 mkdir -p "$folder"
+if [ "$suites" = boot ]; then
+	go build -trimpath -ldflags '-s -w' -o "$folder/bin/" ./lab/boot
+	cp -r lab/boot/host lab/boot/prepare "$folder/"
+	echo "${BOOTS:-2}" >"$folder/boots"
+	echo "${ONLY:-}" >"$folder/parts"
+	for build in 1 2; do
+		VERSION=1.$build sh systemd/packaging/build.sh "$folder/deb" amd64 >/dev/null
+		mv "$folder/deb/fabric_1.$build-1_amd64.deb" "$folder/fabric_$build.deb"
+	done
+	rmdir "$folder/deb"
+	exit 0
+fi
 cp lab/vm/run "$folder/run"
 for suite in $suites; do
 	if [ "$suite" = demo ]; then

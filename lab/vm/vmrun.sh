@@ -1,16 +1,19 @@
 #!/bin/bash
 # Boots the virtual machine once and runs a payload in it:
 #
-#   vmrun.sh [-t SECONDS] [-m MIB] [-o RESULTS] IMAGES PAYLOAD
+#   vmrun.sh [-s] [-t SECONDS] [-m MIB] [-o RESULTS] IMAGES PAYLOAD
 #
 # IMAGES is the folder build-image.sh made; PAYLOAD a folder, of which ./run is run, as root, with its copy in
-# /payload. Prints the console; the exit code is the payload's, 124 when it ran longer than -t, 125 when the machine ended
+# /payload. With -s systemd is process 1, after ./prepare, at each boot: the machine may reboot, and its disks stay as they are. Prints the console; the exit code is the payload's, 124 when it ran longer than -t, 125 when the machine ended
 # without a verdict. What the payload leaves in $RESULTS comes back in the folder of -o. Every run starts from the same root disk.
 # No KVM is needed, and there is no network device: nothing leaves the machine.
 set -euo pipefail
 limit=600 memory=3072 results=
-while getopts t:m:o: option; do
+# A reboot is the end, unless systemd may do so.
+mode=-no-reboot words=''
+while getopts st:m:o: option; do
 	case $option in
+	s) mode='' words='vm.systemd systemd.show_status=0 loglevel=3' ;;
 	t) limit=$OPTARG ;;
 	m) memory=$OPTARG ;;
 	o) results=$OPTARG ;;
@@ -18,7 +21,7 @@ while getopts t:m:o: option; do
 	esac
 done
 shift $((OPTIND - 1))
-[ $# = 2 ] || { echo "usage: vmrun.sh [-t SECONDS] [-m MIB] [-o RESULTS] IMAGES PAYLOAD" >&2; exit 2; }
+[ $# = 2 ] || { echo "usage: vmrun.sh [-s] [-t SECONDS] [-m MIB] [-o RESULTS] IMAGES PAYLOAD" >&2; exit 2; }
 images=$1 payload=$2
 
 work=$(mktemp -d)
@@ -32,14 +35,14 @@ truncate -s 256M "$work/results.img"
 disk() { # NUMBER NAME FILE OPTION
 	echo "-drive if=none,id=$2,file=$3,format=raw,cache=unsafe,$4 -device nvme-ns,bus=nvme,drive=$2,nsid=$1"
 }
-# shellcheck disable=SC2046 # words of options
+# shellcheck disable=SC2046,SC2086 # words of options, or none
 timeout -k 5 "$limit" qemu-system-x86_64 -accel tcg,thread=multi -M q35 -cpu max -smp 2 -m "$memory" \
-	-nodefaults -no-user-config -display none -no-reboot -serial "file:$work/console" -kernel "$images/vmlinuz" \
+	-nodefaults -no-user-config -display none $mode -serial "file:$work/console" -kernel "$images/vmlinuz" \
 	-device nvme,id=nvme,serial=fabric \
 	$(disk 1 root "$images/root.img" snapshot=on) \
 	$(disk 2 payload "$work/payload.img" discard=ignore) \
 	$(disk 3 results "$work/results.img" discard=ignore) \
-	-append "console=ttyS0 root=/dev/nvme0n1 rw init=/fabric-init quiet mitigations=off" </dev/null &
+	-append "console=ttyS0 root=/dev/nvme0n1 rw init=/fabric-init quiet mitigations=off $words" </dev/null &
 machine=$!
 touch "$work/console"
 tail -n +1 -f --pid=$machine -s 0.2 "$work/console" | sed -u 's/\r//g' | grep --line-buffered -v '^VM-EXIT ' &
