@@ -38,7 +38,7 @@ func rotated(t *testing.T) (*world, *Engine, *fakeBFD, *otherEnd) {
 func TestPlanWithoutSlotsKeepsKeys(t *testing.T) {
 	for _, withBFD := range []bool{true, false} {
 		t.Run(fmt.Sprintf("BFD %v", withBFD), func(t *testing.T) {
-			w, e, f, o := rotated(t)
+			w, e, _, o := rotated(t)
 			full := *e.plan
 			older := full
 			older.Tunnels = slices.Clone(full.Tunnels)
@@ -74,7 +74,7 @@ func TestPlanWithoutSlotsKeepsKeys(t *testing.T) {
 			}
 			w.kill(e)
 			keys := e.cfg.Keys
-			e, f = w.withBFD()
+			e, f := w.withBFD()
 			e.cfg.Keys, e.cfg.Exchange = keys, o
 			e.loadDrained()
 			w.settle(e)
