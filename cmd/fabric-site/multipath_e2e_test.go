@@ -134,6 +134,7 @@ func TestThirdPartiesShare(t *testing.T) {
 
 	// A restart of fabric-site touches neither.
 	monitor("second")
+	gw.await("in the checkpoint", func() bool { return gw.kept("x", "y") })
 	if err := site.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}

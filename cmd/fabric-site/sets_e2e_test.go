@@ -1,17 +1,20 @@
 package main
 
 import (
+	"encoding/gob"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"fabric/bgp/rib"
 	"fabric/overlay"
 )
 
@@ -90,6 +93,26 @@ func (n *node) routesBy(text string) int {
 		}
 	}
 	return count
+}
+
+// kept says whether the checkpoint has all routes of some third parties. It is a second behind the rib, or more where it takes long to write:
+// a daemon that is killed before starts with less than it knew.
+func (n *node) kept(peers ...string) bool {
+	n.t.Helper()
+	f, err := os.Open(filepath.Join(n.state(), "checkpoint.gob"))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var c struct{ Paths []struct{ Key rib.PathKey } }
+	if err := gob.NewDecoder(f).Decode(&c); err != nil {
+		n.t.Fatal(err)
+	}
+	count := map[string]int{}
+	for _, p := range c.Paths {
+		count[p.Key.Source.Name]++
+	}
+	return !slices.ContainsFunc(peers, func(peer string) bool { return count[peer] < thirdPartyRoutes })
 }
 
 // stamps are the times in a log whose lines begin with [TIME], as ping -D prints them or ip -ts monitor, of the lines that match.
@@ -192,6 +215,7 @@ E`)
 		gw.sh("ip route add 192.0.2.0/24 dev eth1 && ip route del 192.0.2.0/24 dev eth1")
 		return strings.Contains(gw.logOf("second"), "192.0.2.0")
 	})
+	gw.await("in the checkpoint", func() bool { return gw.kept("x", "y") })
 	if err := site.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
