@@ -63,6 +63,7 @@ func TestColdStart(t *testing.T) {
 // Both initiations are under way at the same time, as on a long path, so each end waits for the other. WireGuard repeats them after 5 s at
 // the earliest; the end whose name sorts first dials again before.
 func TestColdStartCrossing(t *testing.T) {
+	t.Parallel()
 	nodes, plans := bothDial(t)
 	var ports [2]uint16
 	for i := range plans {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -27,11 +28,16 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	// Those that run side by side mostly wait. A -parallel of the command line comes later, and counts.
+	if err := flag.Set("test.parallel", "4"); err != nil {
+		panic(err)
+	}
 	os.Exit(m.Run())
 }
 
 // VTEPs and underlay of IPv6, and each beside the other family.
 func TestTunnelIPv6(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ name, family, vtepA, vtepB, endpoint string }{
 		{"v6 in v6", "ipv6", "fd00:255::1", "fd00:255::2", "2001:db8::2"},
 		{"v6 in v4", "ipv6", "fd00:255::1", "fd00:255::2", "192.0.2.2"},
@@ -61,6 +67,7 @@ func TestTunnelIPv6(t *testing.T) {
 
 // What the operator has to mend is said, and once it is mended all comes up by itself.
 func TestProblemsOfTheOperator(t *testing.T) {
+	t.Parallel()
 	a, b, plans := twoNodes(t)
 	device := plans[0].Tunnels[0].Device
 	if err := os.Chmod(a.keyFile, 0o644); err != nil {
@@ -246,6 +253,7 @@ func isUp(n *node) error {
 }
 
 func TestTunnelProcessIsRepaired(t *testing.T) {
+	t.Parallel()
 	a, b, plans := up(t)
 	device := plans[0].Tunnels[0].Device
 	for _, how := range []struct {
@@ -335,6 +343,7 @@ func TestTunnelProcessIsRepaired(t *testing.T) {
 
 // Next hops wait for the VXLAN device, which fabric-site makes.
 func TestNextHopsWaitForTheirDevice(t *testing.T) {
+	t.Parallel()
 	a, _, plans := up(t)
 	id := plans[0].NextHops[0].ID
 	s, err := a.state()
@@ -364,6 +373,7 @@ func TestNextHopsWaitForTheirDevice(t *testing.T) {
 
 // What others own is named and stays.
 func TestForeignObjectsStay(t *testing.T) {
+	t.Parallel()
 	a, _, plans := twoNodes(t)
 	tunnel, id := plans[0].Tunnels[0].Device, strconv.FormatUint(uint64(plans[0].NextHops[0].ID), 10)
 	a.must("ip link add " + tunnel + " type bridge")
@@ -397,6 +407,7 @@ func TestForeignObjectsStay(t *testing.T) {
 }
 
 func TestCleanupRemovesAllOfOurs(t *testing.T) {
+	t.Parallel()
 	a, _, plans := twoNodes(t)
 	picture := "ip -o -d link | sed 's/[0-9]*: //' | sort; ip -o addr show scope global; ip route show table all | sort; ip nexthop"
 	before := a.must(picture)
@@ -426,6 +437,7 @@ func TestCleanupRemovesAllOfOurs(t *testing.T) {
 
 // A plan that shrinks takes its objects away, one that another gateway's is refused, and one of another version too.
 func TestPlanChanges(t *testing.T) {
+	t.Parallel()
 	a, _, plans := up(t)
 	other := plans[0]
 	other.Gateway = "c"

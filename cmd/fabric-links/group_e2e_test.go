@@ -79,14 +79,26 @@ func spread(t *testing.T, a, b *node, devices ...string) {
 		before = append(before, a.sent(d))
 	}
 	flows(t, a, b, count)
+	// What a userspace tunnel sends is counted when its process takes it, which a busy machine lets it do later. BFD's own packets are some 30 in
+	// that time.
+	carried := make([]int, len(devices))
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		total := 0
+		for i, d := range devices {
+			carried[i] = a.sent(d) - before[i]
+			total += carried[i]
+		}
+		if total >= count*3/4 || time.Now().After(deadline) {
+			break
+		}
+	}
 	for i, d := range devices {
-		// A userspace tunnel takes them when it has a processor. Its queue is short, and loses some of a burst.
-		a.wait("each carries its part", func() error {
-			if n := a.sent(d) - before[i]; n < count/len(devices)/4 {
-				return fmt.Errorf("%s has carried %d of %d flows", d, n, count)
-			}
-			return nil
-		})
+		n := carried[i]
+		t.Logf("%s carried %d packets", d, n)
+		// A userspace tunnel's queue is short, and loses some of a burst.
+		if n < count/len(devices)/4 {
+			t.Errorf("%s carried %d of %d flows", d, n, count)
+		}
 	}
 }
 
@@ -94,6 +106,7 @@ func spread(t *testing.T, a, b *node, devices ...string) {
 func TestTunnelsOfEqualRank(t *testing.T) {
 	for _, kind := range []string{"direct", "wireguard"} {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			tunnel := config.Tunnel{Kind: kind, Rank: new(0)}
 			if kind == "direct" {
 				tunnel.Encryption = "none"
@@ -183,6 +196,7 @@ func TestTunnelsOfEqualRank(t *testing.T) {
 
 // Somebody else's object on the group's id is named and stays, and traffic goes over one tunnel.
 func TestForeignTunnelGroup(t *testing.T) {
+	t.Parallel()
 	tunnel := config.Tunnel{Kind: "direct", Encryption: "none", Rank: new(0)}
 	a, b, plans := twoUnderlays(t, tunnel, tunnel)
 	group := strconv.FormatUint(uint64(overlay.TunnelGroupID(plans[0].VTEPs[0].Addr)), 10)

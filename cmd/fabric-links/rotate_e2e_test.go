@@ -403,6 +403,7 @@ func recorded(t *testing.T, n *node, key string) string {
 
 // An engine is killed in the middle: it goes on where it was, and traffic stands still for no longer than a restart takes anyhow.
 func TestRotateKilled(t *testing.T) {
+	t.Parallel()
 	a, b, plans := rotatingPair(t)
 	want := 0
 	for _, victim := range []*node{a, b} {
@@ -443,6 +444,7 @@ func settled(n *node, want int) error {
 
 // A gateway that was made anew, with only its identity keys, is reached again by itself, and soon has keys of the tunnel's own.
 func TestRotateLostState(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("waits for a minute")
 	}
@@ -480,6 +482,7 @@ func TestRotateLostState(t *testing.T) {
 
 // What stands where the keys of tunnels should be does not keep fabric-links from its work; a folder that is open to others is closed.
 func TestStartWithoutKeys(t *testing.T) {
+	t.Parallel()
 	a, b, plans := twoNodes(t)
 	for n, make := range map[*node]func(dir string) error{
 		a: func(dir string) error { return os.WriteFile(dir, nil, 0o600) },

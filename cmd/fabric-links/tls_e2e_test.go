@@ -398,6 +398,7 @@ func dialIn(n *node, to netip.AddrPort) (net.Conn, error) {
 // The TLS tunnel is the only one, TCP to the far gateway is dropped, and a proxy is the way. All that can be wrong is said, and once it is mended the
 // tunnel comes up by itself.
 func TestTLSThroughProxy(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	credentials := filepath.Join(dir, "proxy")
 	write := func(s string) {
@@ -506,6 +507,7 @@ func isTLSUp(n *node) func() error {
 
 // A port that another program has, a tunnel that changes its kind, and a listener that is no longer wanted.
 func TestTLSChanges(t *testing.T) {
+	t.Parallel()
 	a, b, plans := tlsNodes(t, only)
 	udp := udpOf(plans)
 	taken := inNode(t, b, func() (int, error) {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 
 	"fabric/internal/kernel"
 	"fabric/internal/peercred"
@@ -178,6 +179,24 @@ func TestWireLosesNothing(t *testing.T) {
 	}
 	if got := planFromWire(planToWire(overlay.Plan{})); !reflect.DeepEqual(got, overlay.Plan{}) {
 		t.Errorf("an empty plan becomes %+v", got)
+	}
+}
+
+// What a device that is missing, or not up yet, keeps from being made is no error.
+func TestWaitIfMissing(t *testing.T) {
+	for _, tt := range []struct {
+		err     error
+		pending bool
+	}{
+		{fmt.Errorf("create next hop 7: %w", os.ErrNotExist), true},
+		{fmt.Errorf("create next hop 7: %w", unix.ENODEV), false},
+		{fmt.Errorf("create next hop 7: %w", unix.ENETDOWN), true},
+		{os.ErrPermission, false},
+	} {
+		var pending *pendingError
+		if err := waitIfMissing(tt.err, "device x"); errors.As(err, &pending) != tt.pending {
+			t.Errorf("%v becomes %v", tt.err, err)
+		}
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"fabric/internal/reconcile"
 )
 
@@ -79,9 +81,9 @@ type pendingError struct{ what string }
 // Error implements error.
 func (e *pendingError) Error() string { return e.what }
 
-// waitIfMissing turns "no such device" into waiting for what.
+// waitIfMissing turns "no such device", and one that has just been made and is not up, into waiting for what.
 func waitIfMissing(err error, what string) error {
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENETDOWN) {
 		return &pendingError{what}
 	}
 	return err
