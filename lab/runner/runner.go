@@ -77,6 +77,9 @@ func output(cmd *exec.Cmd, argv []string) ([]byte, error) {
 	cmd.Stderr = &said
 	out, err := cmd.Output()
 	if err != nil {
+		if said.Len() == 0 {
+			said.Write(out) // where docker says why a command was not started
+		}
 		err = fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, bytes.TrimSpace(said.Bytes()))
 	}
 	return out, err

@@ -111,6 +111,15 @@ func TestContainerlabLosesANode(t *testing.T) {
 	}
 }
 
+// docker says on its standard output why it could not start a command.
+func TestContainerRunSaysWhy(t *testing.T) {
+	fakes(t, `echo "OCI runtime exec failed: no such file"; exit 126`, "containerlab", "docker")
+	_, err := (&Containers{Topology: topology(t, "")}).Run(t.Context(), "a", "fabricctl")
+	if err == nil || !strings.HasSuffix(err.Error(), "exit status 126: OCI runtime exec failed: no such file") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestContainerlabWithoutImage(t *testing.T) {
 	said := fakes(t, `[ "$1" != image ]`, "containerlab", "docker")
 	err := (&Containers{Topology: topology(t, "")}).Up(t.Context())

@@ -15,8 +15,8 @@ where() { # NAME: the options that say which lab is meant
 fetch() { # NAME: the logs of its containers, to where those of namespaces are
 	[ "$runner" = containerlab ] || return 0
 	for container in $(docker ps --all --filter "label=containerlab=$1" --format '{{.Names}}'); do
-		mkdir -p "$work/$1/$container"
-		docker cp "$container:/var/log" "$work/$1/$container/log" >/dev/null 2>&1 || true
+		mkdir -p "$work/$1/$container/log"
+		docker exec "$container" tar -C /var/log -cf - . 2>/dev/null | tar -C "$work/$1/$container/log" -xf - || true
 	done
 }
 finish() {

@@ -5,13 +5,14 @@
 # host's own files instead, which asks for no network. Nothing of the project is inside; that is bound into the nodes.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-packages=$(sed -n 's/^packages="\(.*\)"$/\1/p' "$here/../../deps.sh")
 if [ "${1-}" = --here ]; then
 	# What a node has no use for stays out, docker itself above all.
-	tar -C / --one-file-system --exclude='./usr/lib/modules' --exclude='./usr/lib/gcc' --exclude='./usr/bin/*docker*' --exclude='./usr/sbin/*docker*' \
+	cd / # for lib*, of which a host has some
+	tar --one-file-system --exclude='./usr/lib/modules' --exclude='./usr/lib/gcc' --exclude='./usr/bin/*docker*' --exclude='./usr/sbin/*docker*' \
 		--exclude='./usr/bin/containerd*' --exclude='./var/lib/docker' --exclude='./var/lib/containerd' --exclude='./var/cache' --exclude='./var/lib/apt' \
 		-cf - ./bin ./sbin ./lib* ./etc ./usr ./var | docker import - fabric-lab:latest
-	exit
+	exit 0
 fi
+packages=$(sed -n 's/^packages="\(.*\)"$/\1/p' "$here/../../deps.sh")
 mmdebstrap --quiet --variant=essential --include="$(echo "$packages" | tr ' ' ,)" \
 	--aptopt='Apt::Install-Recommends "false"' bookworm - | docker import - fabric-lab:latest
