@@ -49,7 +49,7 @@ sites:
 `, g.public, g.path("wg.key")))
 	wait(t, "10.31.0.0/24 through fd00:31::2 in our kernel, and 10.31.255.1 through fd00:31::1 in BIRD's", patience, func() (string, bool) {
 		ours, _ := g.try("ip", "route", "get", "10.31.0.2", "from", "10.31.255.1")
-		if g.backend() == "device" {
+		if g.backend() == "vrf-device" {
 			ours, _ = g.try("ip", "route", "get", "10.31.0.2", "vrf", "A")
 		}
 		theirs, _ := n.try("ip", "route", "get", "10.31.255.1")

@@ -36,6 +36,7 @@ if [ "$suites" = boot ]; then
 	exit 0
 fi
 cp lab/vm/run "$folder/run"
+echo "${LIMIT:-1200}" >"$folder/limit"
 for suite in $suites; do
 	if [ "$suite" = demo ]; then
 		programs
