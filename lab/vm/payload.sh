@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 folder=$1
 shift
-suites=${*:-internal/kernel/linux vrf cmd/fabric-links demo}
+suites=${*:-internal/kernel/linux vrf cmd/fabric-links lab/interop:TestMember demo}
 export CGO_ENABLED=0
 
 # The programs and the topologies, for the demo and for labs.
