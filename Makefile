@@ -73,7 +73,7 @@ units: build ## systemd-analyze verify, and security at most 4.0
 	@sh systemd/check.sh bin
 
 .PHONY: test-vm
-test-vm: ## the kernel's tests and the demo on Debian's kernel with VRF devices and WireGuard, in a virtual machine
+test-vm: ## the kernel's tests, FRR as a gateway and the demo on Debian's kernel with VRF devices and WireGuard, in a virtual machine
 	@lab/vm/test.sh
 
 .PHONY: lab-clab

@@ -20,7 +20,8 @@ func birdName(s *session) string { return "s_" + strings.ReplaceAll(s.name, "-",
 func newBIRD(n *neighbour) router {
 	var b strings.Builder
 	four, six := n.own()
-	fmt.Fprintf(&b, `router id 10.%d.255.2;
+	fmt.Fprintf(&b, `log stderr all;
+router id 10.%d.255.2;
 graceful restart wait 60;
 filter out4 { if source != RTS_STATIC then reject; bgp_community.add((65000,1)); bgp_community.add((65000,2)); bgp_large_community.add((65000,1,2)); accept; }
 protocol device {}

@@ -121,7 +121,7 @@ func (g *gateway) context() context.Context {
 	return ctx
 }
 
-// backend is "device" or "rules".
+// backend is "vrf-device" or "rules".
 func (g *gateway) backend() string {
 	g.t.Helper()
 	s, err := g.client.GetSite(g.context(), &fabricv1.GetSiteRequest{})

@@ -17,6 +17,7 @@ func TestIPv4OverIPv6(t *testing.T) {
 	g.link("n0", n, "eth0")
 	n.sh("ip -6 addr add fd00:31::2/64 dev eth0 nodad", "ip addr add 10.31.0.2/32 dev lo", "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0")
 	n.file("bird.conf", `
+log stderr all;
 router id 10.31.0.2;
 protocol device {}
 protocol static { ipv4; route 10.31.0.0/24 unreachable; }
@@ -49,7 +50,7 @@ sites:
 `, g.public, g.path("wg.key")))
 	wait(t, "10.31.0.0/24 through fd00:31::2 in our kernel, and 10.31.255.1 through fd00:31::1 in BIRD's", patience, func() (string, bool) {
 		ours, _ := g.try("ip", "route", "get", "10.31.0.2", "from", "10.31.255.1")
-		if g.backend() == "device" {
+		if g.backend() == "vrf-device" {
 			ours, _ = g.try("ip", "route", "get", "10.31.0.2", "vrf", "A")
 		}
 		theirs, _ := n.try("ip", "route", "get", "10.31.255.1")

@@ -100,6 +100,7 @@ func (l *manyVRFs) setUpPeer(p *node, i int) {
 		fmt.Fprintf(b, "route %s unreachable; ", c)
 	}
 	p.file("bird.conf", fmt.Sprintf(`
+log stderr all;
 router id 10.0.0.2;
 protocol device {}
 protocol direct { ipv4 { import none; }; ipv6 { import none; }; }

@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 folder=$1
 shift
-suites=${*:-internal/kernel/linux vrf cmd/fabric-links demo}
+suites=${*:-internal/kernel/linux vrf cmd/fabric-links lab/interop:TestMember demo}
 export CGO_ENABLED=0
 
 # The programs and the topologies, for the demo and for labs.
@@ -36,6 +36,7 @@ if [ "$suites" = boot ]; then
 	exit 0
 fi
 cp lab/vm/run "$folder/run"
+echo "${LIMIT:-1200}" >"$folder/limit"
 for suite in $suites; do
 	if [ "$suite" = demo ]; then
 		programs
