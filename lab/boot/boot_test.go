@@ -54,6 +54,17 @@ func TestCountPings(t *testing.T) {
 	}
 }
 
+func TestRanges(t *testing.T) {
+	for _, c := range []struct {
+		numbers []int
+		want    string
+	}{{nil, ""}, {[]int{3}, "3"}, {[]int{1, 4, 5, 6, 9}, "1, 4-6, 9"}, {[]int{1, 2}, "1-2"}} {
+		if got := ranges(c.numbers); got != c.want {
+			t.Errorf("%v: got %q, want %q", c.numbers, got, c.want)
+		}
+	}
+}
+
 func TestRemovals(t *testing.T) {
 	text := `Deleted 10.2.0.0/24 nhid 3909091328 dev fxv1000 table 200 proto 201 metric 20
 Deleted 192.0.2.0/24 via 203.0.113.254 dev eth0 proto 4

@@ -105,25 +105,36 @@ func order(ctx context.Context) (string, error) {
 
 // finishes waits for the boot to end and says how long it took and which units failed. want are the states of the system that are good.
 func finishes(ctx context.Context, want ...string) (string, error) {
-	var state string
-	err := until(ctx, 4*time.Minute, func() error {
-		p, err := properties(ctx, "", "SystemState", "NJobs", "FinishTimestampMonotonic", "NFailedUnits")
+	var p map[string]string
+	var took float64
+	err := until(ctx, 4*time.Minute, func() (err error) {
+		if p, err = properties(ctx, "", "SystemState", "NJobs", "FinishTimestampMonotonic", "NFailedUnits"); err != nil {
+			return err
+		}
+		us, err := strconv.ParseInt(p["FinishTimestampMonotonic"], 10, 64)
 		if err != nil {
 			return err
 		}
-		state = fmt.Sprintf("%s, %s failed units", p["SystemState"], p["NFailedUnits"])
-		if us, err := strconv.ParseInt(p["FinishTimestampMonotonic"], 10, 64); err == nil && us > 0 {
-			state += fmt.Sprintf(", finished %.1f s after the kernel's start", float64(us)/1e6)
-		} else {
+		if took = float64(us) / 1e6; took == 0 {
 			return fmt.Errorf("%s, %s jobs", p["SystemState"], p["NJobs"])
-		}
-		if !slices.Contains(want, p["SystemState"]) {
-			failed, _ := output(ctx, "systemctl", "--no-legend", "--plain", "--failed")
-			return fmt.Errorf("system is %s, want %s: %s", p["SystemState"], strings.Join(want, " or "), failed)
 		}
 		return nil
 	})
-	return state, err
+	if err != nil {
+		return "", err
+	}
+	failed, err := output(ctx, "systemctl", "--no-legend", "--plain", "--failed")
+	if err != nil {
+		return "", err
+	}
+	text := fmt.Sprintf("%s, finished %.1f s after the kernel's start", p["SystemState"], took)
+	if failed != "" {
+		text += "; failed: " + strings.Join(strings.Fields(failed), " ")
+	}
+	if !slices.Contains(want, p["SystemState"]) {
+		return text, fmt.Errorf("want %s", strings.Join(want, " or "))
+	}
+	return text, nil
 }
 
 // finished is finishes for a boot without a fault.

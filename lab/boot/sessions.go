@@ -106,28 +106,34 @@ func reaches(ctx context.Context) (string, error) {
 
 // during runs fn while both hosts ping each other ten times a second; a lost packet is an error.
 func during(ctx context.Context, fn func() (string, error)) (string, error) {
+	evidence, lost, err := beside(ctx, fn)
+	return evidence, joined([]error{err, lost})
+}
+
+// beside runs fn while the hosts ping each other, and returns what was lost apart from fn's error.
+func beside(ctx context.Context, fn func() (string, error)) (evidence string, lost, err error) {
 	var running []*stream
 	for _, p := range pings {
 		s, err := startStream(ctx, p[0], p[1])
 		if err != nil {
-			return "", err
+			return "", nil, err
 		}
 		running = append(running, s)
 	}
-	evidence, err := fn()
-	failures := []error{err}
+	evidence, err = fn()
+	var losses []error
 	sent := 0
 	for _, s := range running {
 		n, err := s.stop()
 		sent += n
 		if err != nil {
-			failures = append(failures, err)
+			losses = append(losses, err)
 		}
 	}
-	if joined(failures) == nil {
+	if losses == nil {
 		evidence += fmt.Sprintf("\n%d pings sent meanwhile, IPv4 and IPv6, both ways: none lost", sent)
 	}
-	return evidence, joined(failures)
+	return evidence, joined(losses), err
 }
 
 // stream is one host that pings another.
@@ -154,7 +160,7 @@ func (s *stream) stop() (int, error) {
 		return sent, fmt.Errorf("ping %s: %w", s.what, err)
 	}
 	if len(lost) > 0 {
-		return sent, fmt.Errorf("ping %s: %d of %d lost: number %v, sent every 0.1 s", s.what, len(lost), sent, lost)
+		return sent, fmt.Errorf("ping %s: %d of %d lost, sent every 0.1 s: numbers %s", s.what, len(lost), sent, ranges(lost))
 	}
 	return sent, nil
 }
