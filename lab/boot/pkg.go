@@ -124,9 +124,12 @@ func purge(ctx context.Context) (string, error) {
 		}
 		failures = append(failures, err)
 	}
+	// Not found is what others are still ordered after.
 	units, err := output(ctx, "systemctl", "--no-legend", "--plain", "--all", "list-units", "fabric*")
-	if err == nil && units != "" {
-		err = fmt.Errorf("units left: %s", units)
+	for line := range strings.SplitSeq(units, "\n") {
+		if line != "" && !strings.Contains(line, "not-found") {
+			failures = append(failures, fmt.Errorf("unit left: %s", line))
+		}
 	}
 	failures = append(failures, err, nothing(ctx), stays(ctx))
 	return fmt.Sprintf("no file, unit or object of ours is left; %d foreign objects are", len(foreign)), joined(failures)
