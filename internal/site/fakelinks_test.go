@@ -34,6 +34,8 @@ type fakeLinks struct {
 	sets  bool
 	onLeg map[uint32]int
 	held  map[uint32]bool
+	// unready: it has lost all sets.
+	unready bool
 	// older makes digests as a fabric-links of another version does, which sees less of a plan.
 	older bool
 }
@@ -49,6 +51,17 @@ func (f *fakeLinks) change(fn func()) {
 	fn()
 	close(f.told)
 	f.told = make(chan struct{})
+}
+
+// ready says whether it has the next-hop sets of its plan, in the state that it tells now and in later ones.
+func (f *fakeLinks) ready(is bool) {
+	f.change(func() {
+		f.unready = !is
+		f.state.Sets = slices.Clone(f.state.Sets)
+		for i := range f.state.Sets {
+			f.state.Sets[i].Ready = is
+		}
+	})
 }
 
 func (f *fakeLinks) digest(p overlay.Plan) string {
@@ -113,6 +126,9 @@ func (f *fakeLinks) Apply(ctx context.Context, p overlay.Plan) (links.Result, er
 	f.change(func() {
 		if f.state.Sessions != nil && slices.Equal(f.plan.Sessions, p.Sessions) {
 			f.sessions = f.state.Sessions
+		}
+		for i := range sets {
+			sets[i].Ready = !f.unready
 		}
 		f.plan, f.state = p, links.State{Gateway: p.Gateway, Digest: f.digest(p), Sessions: f.sessions, Sets: sets}
 		for _, v := range p.VTEPs {

@@ -37,14 +37,17 @@ type linksFollower struct {
 	// acked is closed once fabric-links has taken a plan of ours.
 	acked chan struct{}
 
-	// telling is held while the speaker is told of BFD, so that the newest state is told last.
-	telling sync.Mutex
+	// telling is held while the speaker is told of BFD, tellingSets while the fib is told of next-hop sets, so that the newest state is
+	// told last.
+	telling, tellingSets sync.Mutex
 
 	mu sync.Mutex
 	// digest is of the plan that fabric-links has taken, theirs what it calls it: another version of the program may
 	// see less of a plan than we do.
 	digest, theirs string
-	state          links.State
+	// state is what it told last, the one of that number.
+	state  links.State
+	states int
 	// err is why the plan was not taken, away why the state is not known; "" when all is well.
 	err, away string
 }
@@ -77,6 +80,7 @@ func (l *linksFollower) apply(ctx context.Context) <-chan time.Time {
 	digest := plan.Digest()
 	l.mu.Lock()
 	same := l.digest == digest && l.err == ""
+	before := l.states
 	l.mu.Unlock()
 	if same {
 		return nil
@@ -84,8 +88,17 @@ func (l *linksFollower) apply(ctx context.Context) <-chan time.Time {
 	bounded, cancel := context.WithTimeout(ctx, linksTimeout)
 	defer cancel()
 	r, err := l.client.Apply(bounded, plan)
+	l.tellingSets.Lock()
+	defer l.tellingSets.Unlock()
 	if err == nil {
-		l.site.fib.setsTaken(plan, r.Sets)
+		l.mu.Lock()
+		sets := r.Sets
+		if l.states != before && l.state.Digest == r.Digest {
+			// What it has told of this plan since may be newer than its answer; if it is older, the next word comes soon.
+			sets = l.state.Sets
+		}
+		l.mu.Unlock()
+		l.site.fib.setsTaken(plan, sets)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -110,15 +123,18 @@ func (l *linksFollower) apply(ctx context.Context) <-chan time.Time {
 
 // heard takes a state of fabric-links, or that it has gone away: then what was last known stays in force.
 func (l *linksFollower) heard(st links.State, err error) {
+	l.tellingSets.Lock()
 	l.mu.Lock()
 	if err != nil {
 		l.away = err.Error()
 		l.mu.Unlock()
+		l.tellingSets.Unlock()
 		wake(l.site.pubWake)
 		return
 	}
 	l.away = ""
 	l.state = st
+	l.states++
 	if l.digest != "" && st.Digest != l.theirs {
 		// It restarted from another plan or has lost it, or somebody else spoke to it.
 		l.digest = ""
@@ -126,7 +142,9 @@ func (l *linksFollower) heard(st links.State, err error) {
 	}
 	ours := l.digest != ""
 	l.mu.Unlock()
-	if ours && l.site.fib.setsTold(st.Sets) {
+	held := ours && l.site.fib.setsTold(st.Sets)
+	l.tellingSets.Unlock()
+	if held {
 		// Sending the plan again says that its sets are still wanted as they are.
 		l.again()
 	}

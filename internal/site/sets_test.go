@@ -128,15 +128,9 @@ func TestSetsThatAreNotReady(t *testing.T) {
 	g.wantHealthy()
 	g.rib.Update(fromFar("10.3.0.0/16"), fromCE("10.3.0.0/16", "10.1.0.2"))
 	g.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute)
-	ready := func(is bool) {
-		g.fake.change(func() {
-			g.fake.state.Sets = slices.Clone(g.fake.state.Sets)
-			g.fake.state.Sets[0].Ready = is
-		})
-	}
-	ready(false)
+	g.fake.ready(false)
 	g.wantRoutes(static, "10.3.0.0/16 via 10.1.0.2")
-	ready(true)
+	g.fake.ready(true)
 	g.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute)
 }
 
@@ -326,15 +320,18 @@ func TestMultipath(t *testing.T) {
 	g.rib.Update(fromFar("10.3.0.0/16"), fromCE("10.3.0.0/16", "10.1.0.2"), second("10.3.0.0/16"))
 	g.wantRoutes(static, "10.3.0.0/16 "+sharedRoute)
 	g.wantSet(shared, "use")
-	x, err := g.Explain("CORE", prefix)
-	if err != nil || len(x.Candidates) != 3 || !x.Candidates[0].Best || !x.Candidates[1].Equal || x.Candidates[2].Equal ||
-		!slices.Equal(x.Candidates[0].Route.NextHops, []string{"10.1.0.2", "10.1.0.3"}) {
-		t.Errorf("explained as %+v, %v", x, err)
-	}
-	if story := strings.Join(x.Lines, "\n"); !strings.Contains(story, "sharing traffic with it (multipath): ce2.") ||
-		!strings.Contains(story, "via 10.1.0.2 dev eth1 and via 10.1.0.3 dev eth1, then via fe80::") {
-		t.Errorf("the story is %s", story)
-	}
+	// The kernel has it a moment before that is known.
+	waitFor(t, "the story", func() (any, bool) {
+		x, err := g.Explain("CORE", prefix)
+		if err != nil || len(x.Candidates) != 3 {
+			return fmt.Sprintf("%+v, %v", x, err), false
+		}
+		story := strings.Join(x.Lines, "\n")
+		return story, x.Candidates[0].Best && x.Candidates[1].Equal && !x.Candidates[2].Equal &&
+			slices.Equal(x.Candidates[0].Route.NextHops, []string{"10.1.0.2", "10.1.0.3"}) &&
+			strings.Contains(story, "sharing traffic with it (multipath): ce2.") &&
+			strings.Contains(story, "via 10.1.0.2 dev eth1 and via 10.1.0.3 dev eth1, then via fe80::")
+	})
 
 	// Which of the two is the best is no reason to write the route: a restart makes first one stale, then the other.
 	before := len(g.kernel.Applied())
@@ -351,15 +348,9 @@ func TestMultipath(t *testing.T) {
 	}
 
 	// fabric-links has lost it: the best path alone. It has it again, and one neighbour withdraws.
-	ready := func(is bool) {
-		g.fake.change(func() {
-			g.fake.state.Sets = slices.Clone(g.fake.state.Sets)
-			g.fake.state.Sets[0].Ready = is
-		})
-	}
-	ready(false)
+	g.fake.ready(false)
 	g.wantRoutes(static, "10.3.0.0/16 via 10.1.0.2")
-	ready(true)
+	g.fake.ready(true)
 	g.wantRoutes(static, "10.3.0.0/16 "+sharedRoute)
 	g.rib.Withdraw(second("10.3.0.0/16").Key)
 	g.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute)
