@@ -280,7 +280,7 @@ func TestTunnelWatch(t *testing.T) {
 
 func TestPrefixWatchTimeout(t *testing.T) {
 	d := newDaemon(t, nil)
-	if r := d.ctl(t, "prefix", "watch", "--timeout", "50ms"); r.code != exitOK {
+	if r := d.ctl(t, "prefix", "watch", "--timeout", "300ms"); r.code != exitOK {
 		t.Errorf("%+v", r)
 	}
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	fabricv1 "fabric/proto/fabric/v1"
@@ -37,7 +39,8 @@ func watch[M any, P event[M]](a *app, cmd *cobra.Command, open func(context.Cont
 			ev := P(m)
 			return a.printEvent(ev, fmt.Sprintf("%s  %-9s  %s", a.now().Format(time.TimeOnly), kindWord(ev.GetKind()), words(ev)))
 		})
-		if errors.Is(ctx.Err(), context.Canceled) || ctx.Err() != nil && seen {
+		// The daemon knows the limit too, and its clock may be the first to say so.
+		if errors.Is(ctx.Err(), context.Canceled) || seen && (ctx.Err() != nil || status.Code(err) == codes.DeadlineExceeded) {
 			return nil
 		}
 		return err
