@@ -358,17 +358,7 @@ func TestRotateCannot(t *testing.T) {
 
 // Other identity keys in the plan void what was agreed under the former ones.
 func TestRotateOtherIdentity(t *testing.T) {
-	w, e, f, _ := runningRotation(t)
-	if _, err := w.begin(e, b0); err != nil {
-		t.Fatal(err)
-	}
-	w.settle(e)
-	w.serve(e)
-	w.later(e, dialAfter)
-	f.up(b0first)
-	w.settle(e)
-	w.serve(e)
-	w.later(e, rotation.Linger)
+	w, e, _, _ := rotated(t)
 	if e.keys.tunnels[b0].t.Current.Generation != 1 {
 		t.Fatal("not rotated")
 	}
