@@ -196,6 +196,20 @@ type NextHop struct {
 	Protocol  uint8
 }
 
+// NextHopRank is the place of an operation among those of one Apply, lowest first: groups are made behind the single next hops they refer
+// to, and deleted before them.
+func NextHopRank(op reconcile.Op[uint32, NextHop]) int {
+	switch {
+	case op.Kind != reconcile.Delete && op.New.Group == "":
+		return 0
+	case op.Kind != reconcile.Delete:
+		return 1
+	case op.Old.Group != "":
+		return 2
+	}
+	return 3
+}
+
 // NeighbourKey identifies a permanent neighbour entry (ARP, ND).
 type NeighbourKey struct {
 	Device string

@@ -269,17 +269,7 @@ func (k *Kernel) NextHops(protocol uint8) kernel.NextHops {
 			}
 			return found, nil
 		},
-		rank: func(op reconcile.Op[uint32, kernel.NextHop]) int {
-			switch {
-			case op.Kind != reconcile.Delete && op.New.Group == "":
-				return 0
-			case op.Kind != reconcile.Delete:
-				return 1
-			case op.Old.Group != "":
-				return 2
-			}
-			return 3
-		},
+		rank: kernel.NextHopRank,
 		apply: func(op reconcile.Op[uint32, kernel.NextHop]) error {
 			what := fmt.Sprintf("next hop %d", op.Key)
 			have, ok := k.nexthops[op.Key]

@@ -185,7 +185,7 @@ func (e *nextHopEdge) Apply(ctx context.Context, ops []reconcile.Op[uint32, kern
 	order := nextHopOrder(ops)
 	for len(order) > 0 {
 		same := 1
-		for same < len(order) && e.plain(ops[order[same]]) == e.plain(ops[order[0]]) && rank(ops[order[same]]) == rank(ops[order[0]]) {
+		for same < len(order) && e.plain(ops[order[same]]) == e.plain(ops[order[0]]) && kernel.NextHopRank(ops[order[same]]) == kernel.NextHopRank(ops[order[0]]) {
 			same++
 		}
 		e.applyAlike(ctx, n, ops, order[:same], errs)
@@ -238,26 +238,13 @@ func (e *nextHopEdge) applyAlike(ctx context.Context, n indexer, ops []reconcile
 	}
 }
 
-// rank is the place of an operation in the order.
-func rank(op reconcile.Op[uint32, kernel.NextHop]) int {
-	switch {
-	case op.Kind != reconcile.Delete && op.New.Group == "":
-		return 0
-	case op.Kind != reconcile.Delete:
-		return 1
-	case op.Old.Group != "":
-		return 2
-	}
-	return 3
-}
-
 // nextHopOrder puts groups behind the single next hops they refer to when making, and before them when deleting.
 func nextHopOrder(ops []reconcile.Op[uint32, kernel.NextHop]) []int {
 	order := make([]int, len(ops))
 	for i := range order {
 		order[i] = i
 	}
-	sort.SliceStable(order, func(a, b int) bool { return rank(ops[order[a]]) < rank(ops[order[b]]) })
+	sort.SliceStable(order, func(a, b int) bool { return kernel.NextHopRank(ops[order[a]]) < kernel.NextHopRank(ops[order[b]]) })
 	return order
 }
 
