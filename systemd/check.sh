@@ -5,14 +5,16 @@ bin=$(cd "$1" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-for unit in "$here"/*.service "$here"/*.target; do
+for unit in "$here"/*.service "$here"/*.target "$here"/*.timer; do
 	sed "s,/usr/bin/fabric,$bin/fabric,g" "$unit" >"$tmp/$(basename "$unit")"
 done
 # A template is verified as an instance.
 mv "$tmp/fabric-tunnel@.service" "$tmp/fabric-tunnel@fxwexample.service"
+mv "$tmp/fabric-retry@.service" "$tmp/fabric-retry@fabric-site.service"
+mv "$tmp/fabric-retry@.timer" "$tmp/fabric-retry@fabric-site.timer"
 # All that is ordered after the fabric is started with it, where it is installed: that shows cycles.
 printf '[Unit]\nWants=%s\n' "fabric-links.service fabric-site.service fabric-ready.target frr.service bird.service network.target" >"$tmp/boot.target"
-said=$(systemd-analyze verify "$tmp"/*.service "$tmp"/*.target 2>&1 | grep -E 'fabric|cycle' || true)
+said=$(systemd-analyze verify "$tmp"/*.service "$tmp"/*.target "$tmp"/*.timer 2>&1 | grep -E 'fabric|cycle' || true)
 if [ -n "$said" ]; then
 	echo "$said" >&2
 	exit 1

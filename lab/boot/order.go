@@ -143,7 +143,7 @@ func finished(ctx context.Context) (string, error) { return finishes(ctx, "runni
 // verified has systemd read all units as installed: a cycle, or anything else to say, fails.
 func verified(ctx context.Context) (string, error) {
 	said, err := output(ctx, words("systemd-analyze verify --man=no fabric-links.service fabric-site.service fabric-carrier.service "+
-		"fabric-tunnel@fxw0.service fabric-ready.target frr.service cloud-agent.service cloud-final.service multi-user.target")...)
+		"fabric-tunnel@fxw0.service fabric-retry@fabric-site.timer fabric-ready.target frr.service cloud-agent.service cloud-final.service multi-user.target")...)
 	if err != nil {
 		return "", err
 	}
