@@ -114,7 +114,8 @@ test-links: deps ## short runs of failover, restart and packet loss compared wit
 	$(GO) run ./lab/bench links-check
 
 .PHONY: soak
-soak: deps build ## what takes long: 20 rounds of new keys; a network that loses 1 % of all packets and forgets NAT flows for 5 min (13 min)
+soak: deps build ## what takes long: BFD on busy cores, 20 rounds of new keys, 5 min of a network that loses 1 % and forgets NAT flows (13 min)
+	BFD_BUSY=60s $(GO) test -count=1 -v -run '^TestBusy$$' ./overlay/bfd
 	$(FAVOURED) $(GO) run ./lab/demo -rotations 20 -limit 10m $(TOPOLOGY)
 	$(GO) run ./lab/bench loss --duration 5m
 

@@ -1,6 +1,7 @@
 package bfd
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -200,6 +202,88 @@ func TestFRR(t *testing.T) {
 	for reason, n := range e.Totals().Dropped {
 		t.Errorf("%d packets of FRR dropped: %s", n, reason)
 	}
+}
+
+// TestBusy: sessions at 50 ms × 3 with bfdd and with BIRD stay up while a program spins on every core. BFD_BUSY is for how long (10 s).
+func TestBusy(t *testing.T) {
+	last, err := time.ParseDuration(cmp.Or(os.Getenv("BFD_BUSY"), "10s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const interval = 50 * time.Millisecond
+	quick := func(s *SessionConfig) { s.DesiredMinTx, s.RequiredMinRx = interval, interval }
+	config := filepath.Join(folder(t, "root"), "bird.conf")
+	text := `router id 192.0.2.2;
+protocol device {}
+protocol bfd {
+	interface "a0" { min rx interval 50 ms; min tx interval 50 ms; multiplier 3; };
+	neighbor 10.0.0.1 dev "a0";
+	neighbor fe80::1 dev "a0";
+}
+`
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	engines := map[string]*running{}
+	for name, start := range map[string]func(*space){
+		"bfdd": func(s *space) {
+			timers := []string{"detect-multiplier 3", "receive-interval 50", "transmit-interval 50", "exit"}
+			f := startFRR(s)
+			f.do(append([]string{"configure", "bfd", "peer 10.0.0.1 local-address 10.0.0.2 interface a0"}, timers...)...)
+			f.do(append([]string{"configure", "bfd", "peer fe80::1 local-address fe80::2 interface a0"}, timers...)...)
+		},
+		"BIRD": func(s *space) {
+			dir := filepath.Dir(config)
+			s.daemon(filepath.Join(dir, "bird.out"), "/usr/sbin/bird", "-f", "-c", config, "-s", filepath.Join(dir, "bird.ctl"))
+		},
+	} {
+		a, b := newSpaces(t, 1)
+		start(b)
+		engines[name] = a.start(sessionOf("v4", "10.0.0.1", "10.0.0.2", dev("b0"), quick), sessionOf("link-local", "fe80::1", "fe80::2", dev("b0"), quick))
+	}
+	each := func(f func(neighbour, session string, st Status)) {
+		for name, e := range engines {
+			for _, session := range []string{"v4", "link-local"} {
+				f(name, session, e.status(session))
+			}
+		}
+	}
+	await(t, "four sessions at 50 ms", func() bool {
+		up := 0
+		each(func(_, _ string, st Status) {
+			if st.State == Up && st.TxInterval == interval && st.DetectionTime == 3*interval && !st.Polling {
+				up++
+			}
+		})
+		return up == 4
+	})
+	began := time.Now()
+	var spinning []*exec.Cmd
+	for range runtime.NumCPU() {
+		c := exec.Command("sh", "-c", "while :; do :; done")
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		spinning = append(spinning, c)
+		t.Cleanup(func() {
+			_ = c.Process.Kill()
+			_ = c.Wait()
+		})
+	}
+	time.Sleep(last)
+	each(func(neighbour, session string, st Status) {
+		// A neighbour that gives us up says so, and takes us down too.
+		if st.State != Up || st.Downs != 0 || st.Since.After(began) {
+			t.Errorf("%s, %s: left Up: %+v", neighbour, session, st)
+		}
+	})
+	var spun time.Duration
+	for _, c := range spinning {
+		_ = c.Process.Kill()
+		_ = c.Wait()
+		spun += c.ProcessState.UserTime()
+	}
+	t.Logf("%v at 50 ms × 3 beside %v of %d spinning programs", last, spun.Round(time.Millisecond), len(spinning))
 }
 
 // TestBIRD: the same with BIRD, and with keyed SHA1, which Debian's bfdd does not have.
