@@ -132,10 +132,11 @@ func (d *demo) comesUp(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// Routes follow the sessions by a moment; VPC entries by the cloud's own pace.
+	// Routes follow the sessions by a moment; VPC entries by the cloud's own pace. A session with FRR may be made twice at first: when both
+	// have dialled, each may drop the connection that the other has kept.
 	if _, err = until(ctx, 30*time.Second, func(ctx context.Context) error {
 		_, err := d.vpcTables(ctx)
-		return err
+		return errors.Join(err, d.coreRoutes(ctx), d.allConverged(ctx))
 	}); err != nil {
 		return "", err
 	}
@@ -149,6 +150,35 @@ func (d *demo) comesUp(ctx context.Context) (string, error) {
 		lines = append(lines, g+": "+made)
 	}
 	return strings.Join(lines, "\n"), nil
+}
+
+// coreRoutes fails unless the core router's kernel has a route to all that gateways announce in its VRF.
+func (d *demo) coreRoutes(ctx context.Context) error {
+	var missing []error
+	for _, family := range []string{"-4", "-6"} {
+		out, err := d.run(ctx, "gz-core", "ip", family, "route", "show")
+		if err != nil {
+			return err
+		}
+		has := map[string]bool{}
+		for line := range strings.Lines(out) {
+			if to, _, ok := strings.Cut(line, " "); ok {
+				has[to] = true
+			}
+		}
+		for _, g := range d.gateways() {
+			for _, p := range d.announced(g, "CORE") {
+				to := p.String()
+				if p.IsSingleIP() {
+					to = p.Addr().String()
+				}
+				if p.Addr().Is6() == (family == "-6") && !has[to] {
+					missing = append(missing, fmt.Errorf("gz-core has no route to %s of %s", p, g))
+				}
+			}
+		}
+	}
+	return errors.Join(missing...)
 }
 
 // made says what a gateway's VRFs and tunnels are made of, and keeps the former for inVRF.

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,6 +19,8 @@ type flows struct {
 	ends map[string]*packets.End
 	// counted is the last number of each flow that an earlier count has seen.
 	counted []uint64
+	// dropped is softnetDrops at the last count.
+	dropped uint64
 }
 
 // flow is one direction between two hosts; id is its place among those of the sender.
@@ -32,7 +36,7 @@ const debt = 20 * time.Millisecond
 // startFlows starts them with perSecond packets a second each.
 func (d *demo) startFlows(perSecond int) (*flows, error) {
 	pairs, _ := d.expectations(clab.LabelTTLPrefix)
-	f := &flows{ends: map[string]*packets.End{}, counted: make([]uint64, len(pairs))}
+	f := &flows{ends: map[string]*packets.End{}, counted: make([]uint64, len(pairs)), dropped: softnetDrops()}
 	targets := map[string][]netip.Addr{}
 	for _, pair := range pairs {
 		var both [2]netip.Addr
@@ -63,8 +67,11 @@ func (d *demo) startFlows(perSecond int) (*flows, error) {
 type count struct {
 	sent, lost int
 	// late is how late a sender was, at most: a loss beside a stall says more of the machine than of the fabric.
-	late   time.Duration
-	detail []string
+	late time.Duration
+	// dropped packets are those that found a processor's queue of received packets full: the machine was too slow, whatever the fabric did.
+	// The kernel counts them for all namespaces together.
+	dropped uint64
+	detail  []string
 }
 
 // count looks at what was sent since the last count, once it has had its time to arrive.
@@ -90,7 +97,23 @@ func (f *flows) count() (c count) {
 		c.lost += lost
 		f.counted[i] = last[i]
 	}
+	before := f.dropped
+	f.dropped = softnetDrops()
+	c.dropped = f.dropped - before
 	return c
+}
+
+// softnetDrops is how many packets the kernel has dropped because net.core.netdev_max_backlog was reached; 0 if it does not say.
+func softnetDrops() (sum uint64) {
+	text, _ := os.ReadFile("/proc/net/softnet_stat")
+	for line := range strings.Lines(string(text)) {
+		// One line per processor, in hexadecimal: processed, dropped, ...
+		if fields := strings.Fields(line); len(fields) > 1 {
+			n, _ := strconv.ParseUint(fields[1], 16, 64)
+			sum += n
+		}
+	}
+	return sum
 }
 
 // close ends them.
@@ -105,7 +128,7 @@ func (f *flows) close() error {
 func (c count) String() string {
 	text := fmt.Sprintf("%d packets sent, %d lost", c.sent, c.lost)
 	if c.lost > 0 {
-		text += fmt.Sprintf(" (%s; the senders were late by up to %v)", strings.Join(c.detail, ", "), c.late.Round(time.Millisecond))
+		text += fmt.Sprintf(" (%s; the senders were late by up to %v; full queues dropped %d)", strings.Join(c.detail, ", "), c.late.Round(time.Millisecond), c.dropped)
 	}
 	return text
 }
