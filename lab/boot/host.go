@@ -136,7 +136,7 @@ func containsAll(text string, parts []string) bool {
 func ask(ctx context.Context, answer any, argv ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	c := exec.CommandContext(ctx, "fabricctl", append([]string{"-o", "json"}, argv...)...)
+	c := exec.CommandContext(ctx, "nice", append([]string{"-n", "19", "fabricctl", "-o", "json"}, argv...)...)
 	out, err := c.Output()
 	if err != nil {
 		var exit *exec.ExitError

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 	"time"
@@ -59,8 +60,14 @@ func sessions(ctx context.Context) error {
 
 // sessionsSoon waits for all sessions, at most until 30 s after systemd's start: before that the first boot installs the host.
 func sessionsSoon(ctx context.Context) (string, error) {
-	// Longer than it may take, to be able to say how long it took.
-	if err := until(ctx, soon+90*time.Second, func() error { return sessions(ctx) }); err != nil {
+	// Longer than it may take, to be able to say how long it took. Nothing is asked before fabric-site listens: a question is a program that
+	// starts, which takes a simulated processor from those that boot.
+	const longest = soon + 90*time.Second
+	err := until(ctx, longest, func() error { _, err := os.Stat("/run/fabric-site/fabric.sock"); return err })
+	if err != nil {
+		return "", err
+	}
+	if err := until(ctx, longest, func() error { return sessions(ctx) }); err != nil {
 		return "", err
 	}
 	up, err := uptime()
