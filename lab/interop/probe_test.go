@@ -245,8 +245,8 @@ func (l *manyVRFs) probe(t *testing.T) matrix {
 			}
 		}
 	})
-	// A probe may be lost to a full queue or a neighbour entry that is not there yet, so there are two rounds at least, and more while
-	// an own probe is missed. A probe that crosses, crosses in any of them.
+	// A probe may be lost to a full queue or a neighbour entry that is not there yet, so there are two rounds, and more of own probes alone
+	// while one is missed: in the storm of all, a slow kernel has no room for the answer to each. A probe that crosses, crosses in any round.
 	complete := func() bool {
 		seen.Lock()
 		defer seen.Unlock()
@@ -260,7 +260,7 @@ func (l *manyVRFs) probe(t *testing.T) matrix {
 			sending.Go(func() {
 				slots <- struct{}{}
 				defer func() { <-slots }()
-				n, err := l.send(i + 1)
+				n, err := l.send(i+1, round < 2)
 				mu.Lock()
 				defer mu.Unlock()
 				m.sent += n
@@ -299,8 +299,8 @@ func (l *manyVRFs) probe(t *testing.T) matrix {
 	return m
 }
 
-// send sends from one peer to all targets and says how many probes it sent.
-func (l *manyVRFs) send(from int) (sent int, err error) {
+// send sends from one peer to the targets of its own VRF, or to all, and says how many probes it sent.
+func (l *manyVRFs) send(from int, all bool) (sent int, err error) {
 	err = l.peers[from-1].Within(func() error {
 		var connecting []int
 		defer func() {
@@ -336,6 +336,9 @@ func (l *manyVRFs) send(from int) (sent int, err error) {
 				targets[0] = nowhere[1]
 			}
 			for i := 1; i <= len(l.peers); i++ {
+				if i != from && !all {
+					continue
+				}
 				targets = append(targets, labAddr(six, whatHost, i), labAddr(six, whatGateway, i))
 			}
 			for _, a := range targets {
