@@ -253,6 +253,10 @@ func (l *manyVRFs) probe(t *testing.T) matrix {
 		return len(controls) == 12*len(l.peers) && len(refused) == 6*len(l.peers)
 	}
 	for round := 0; round < 2 || round < 6 && !complete(); round++ {
+		if round >= 2 {
+			// The kernel tells a host of five refusals at once, then of one a second (net.ipv4.route.error_burst, error_cost).
+			time.Sleep(4 * time.Second)
+		}
 		var sending sync.WaitGroup
 		var mu sync.Mutex
 		slots := make(chan struct{}, 8)
