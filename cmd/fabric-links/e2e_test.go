@@ -226,9 +226,13 @@ func TestRestartLosesNothing(t *testing.T) {
 			a.start()
 			a.wait("tunnel is up again", func() error { return isUp(a) })
 			sent, lost := stop()
-			// One packet may be on its way when ping ends.
-			if lost > 1 {
-				machine.errorf(t, "lost %d of %d", lost, sent)
+			// After SIGKILL the new engine's first packet tells the other end Down, which has no other tunnel, until both are Up again.
+			allowed := 0
+			if sig == syscall.SIGKILL {
+				allowed = 5
+			}
+			if lost > allowed {
+				machine.errorf(t, "lost %d of %d, %d at most", lost, sent, allowed)
 			}
 			t.Logf("%d sent, %d without answer", sent, lost)
 			if again, err := a.tunnelPID(device); err != nil || again != pid {
