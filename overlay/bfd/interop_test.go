@@ -113,6 +113,40 @@ func (f *frr) peer(addr string) map[string]any {
 	return nil
 }
 
+// bird is BIRD in a namespace, with protocol bfd alone.
+type bird struct {
+	s   *space
+	dir string
+}
+
+// startBIRD starts BIRD with the lines of its protocol bfd.
+func startBIRD(s *space, bfd string) *bird {
+	s.t.Helper()
+	b := &bird{s, folder(s.t, "root")}
+	b.write(bfd)
+	s.daemon(filepath.Join(b.dir, "bird.out"), "/usr/sbin/bird", "-f", "-c", filepath.Join(b.dir, "bird.conf"), "-s", filepath.Join(b.dir, "bird.ctl"))
+	await(s.t, "bird", func() bool {
+		_, err := os.Stat(filepath.Join(b.dir, "bird.ctl"))
+		return err == nil
+	})
+	return b
+}
+
+// write writes the configuration; BIRD reads it at "configure".
+func (b *bird) write(bfd string) {
+	b.s.t.Helper()
+	text := "router id 192.0.2.2;\nprotocol device {}\nprotocol bfd {\n\t" + bfd + "\n}\n"
+	if err := os.WriteFile(filepath.Join(b.dir, "bird.conf"), []byte(text), 0o600); err != nil {
+		b.s.t.Fatal(err)
+	}
+}
+
+// do runs a command of birdc.
+func (b *bird) do(command ...string) string {
+	b.s.t.Helper()
+	return b.s.run(append([]string{"birdc", "-s", filepath.Join(b.dir, "bird.ctl")}, command...)...)
+}
+
 // TestFRR: bfdd takes us for one of its kind: up, timers changed at either end, down, administratively down at either end; IPv4,
 // link-local and several hops.
 func TestFRR(t *testing.T) {
@@ -212,18 +246,6 @@ func TestBusy(t *testing.T) {
 	}
 	const interval = 50 * time.Millisecond
 	quick := func(s *SessionConfig) { s.DesiredMinTx, s.RequiredMinRx = interval, interval }
-	config := filepath.Join(folder(t, "root"), "bird.conf")
-	text := `router id 192.0.2.2;
-protocol device {}
-protocol bfd {
-	interface "a0" { min rx interval 50 ms; min tx interval 50 ms; multiplier 3; };
-	neighbor 10.0.0.1 dev "a0";
-	neighbor fe80::1 dev "a0";
-}
-`
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	engines := map[string]*running{}
 	for name, start := range map[string]func(*space){
 		"bfdd": func(s *space) {
@@ -233,8 +255,9 @@ protocol bfd {
 			f.do(append([]string{"configure", "bfd", "peer fe80::1 local-address fe80::2 interface a0"}, timers...)...)
 		},
 		"BIRD": func(s *space) {
-			dir := filepath.Dir(config)
-			s.daemon(filepath.Join(dir, "bird.out"), "/usr/sbin/bird", "-f", "-c", config, "-s", filepath.Join(dir, "bird.ctl"))
+			startBIRD(s, `interface "a0" { min rx interval 50 ms; min tx interval 50 ms; multiplier 3; };
+	neighbor 10.0.0.1 dev "a0";
+	neighbor fe80::1 dev "a0";`)
 		},
 	} {
 		a, b := newSpaces(t, 1)
@@ -289,14 +312,8 @@ protocol bfd {
 // TestBIRD: the same with BIRD, and with keyed SHA1, which Debian's bfdd does not have.
 func TestBIRD(t *testing.T) {
 	a, b := newSpaces(t, 1)
-	dir := folder(t, "root")
-	conf := filepath.Join(dir, "bird.conf")
-	write := func(interval int) {
-		t.Helper()
-		text := fmt.Sprintf(`router id 192.0.2.2;
-protocol device {}
-protocol bfd {
-	interface "a0" {
+	bfd := func(interval int) string {
+		return fmt.Sprintf(`interface "a0" {
 		min rx interval %[1]d ms; min tx interval %[1]d ms; multiplier 3;
 		authentication meticulous keyed sha1;
 		password "fabric secret" { id 4; };
@@ -304,24 +321,9 @@ protocol bfd {
 	multihop { min rx interval %[1]d ms; min tx interval %[1]d ms; multiplier 3; };
 	neighbor 10.0.0.1 dev "a0";
 	neighbor fe80::1 dev "a0";
-	neighbor 2001:db8::1 local 2001:db8::2 multihop yes;
-}
-`, interval)
-		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+	neighbor 2001:db8::1 local 2001:db8::2 multihop yes;`, interval)
 	}
-	write(300)
-	ctl := filepath.Join(dir, "bird.ctl")
-	b.daemon(filepath.Join(dir, "bird.out"), "/usr/sbin/bird", "-f", "-c", conf, "-s", ctl)
-	await(t, "bird", func() bool {
-		_, err := os.Stat(ctl)
-		return err == nil
-	})
-	birdc := func(command ...string) string {
-		t.Helper()
-		return b.run(append([]string{"birdc", "-s", ctl}, command...)...)
-	}
+	n := startBIRD(b, bfd(300))
 	sha := withAuth(&Auth{MeticulousKeyedSHA1, []Key{{4, Secret("fabric secret")}}})
 	names := []string{"v4", "link-local", "multihop"}
 	e := a.start(
@@ -338,12 +340,12 @@ protocol bfd {
 				return st.TxInterval == interval && st.DetectionTime == 3*interval && !st.Polling
 			})
 		}
-		await(t, "BIRD has three sessions up", func() bool { return strings.Count(birdc("show", "bfd", "sessions"), " Up ") == 3 })
+		await(t, "BIRD has three sessions up", func() bool { return strings.Count(n.do("show", "bfd", "sessions"), " Up ") == 3 })
 	}
 	up(300 * ms)
 	start := time.Now()
-	write(500)
-	birdc("configure")
+	n.write(bfd(500))
+	n.do("configure")
 	up(500 * ms)
 	for _, name := range names {
 		if st := e.status(name); st.Since.After(start) || st.Downs != 0 {
