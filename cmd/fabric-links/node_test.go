@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -357,6 +358,36 @@ func (n *node) logged(text string) []string {
 		}
 	}
 	return out
+}
+
+// monitor is what the kernel tells of routes and next hops from here on, without its own.
+func (n *node) monitor() (messages func() []string) {
+	n.t.Helper()
+	told, err := os.Create(filepath.Join(n.t.TempDir(), "monitor"))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	monitor := n.command("ip", "-o", "monitor", "route", "nexthop")
+	monitor.Stdout = told
+	if err := monitor.Start(); err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() { _ = monitor.Process.Kill(); _ = monitor.Wait(); _ = told.Close() })
+	n.wait("the monitor sees changes", func() error {
+		n.must("ip route add blackhole 198.51.100.0/24 && ip route del blackhole 198.51.100.0/24")
+		if b, _ := os.ReadFile(told.Name()); len(b) == 0 {
+			return fmt.Errorf("none yet")
+		}
+		return nil
+	})
+	return func() []string {
+		b, _ := os.ReadFile(told.Name())
+		lines := strings.FieldsFunc(string(b), func(r rune) bool { return r == '\n' })
+		// The kernel gives devices their link-local addresses when it comes to it.
+		return slices.DeleteFunc(lines, func(l string) bool {
+			return strings.Contains(l, "198.51.100.0") || strings.Contains(l, " proto kernel ")
+		})
+	}
 }
 
 // background pings every 10 ms until stopped and tells how many got no answer.

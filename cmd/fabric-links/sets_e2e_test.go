@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -248,32 +247,7 @@ func TestSetsMoveInTheKernel(t *testing.T) {
 		p.after(s, time.Now())
 	}
 
-	// What the kernel tells of routes and next hops from here on.
-	told, err := os.Create(filepath.Join(t.TempDir(), "monitor"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer told.Close()
-	monitor := p.a.command("ip", "-o", "monitor", "route", "nexthop")
-	monitor.Stdout = told
-	if err := monitor.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = monitor.Process.Kill(); _ = monitor.Wait() })
-	messages := func() []string {
-		b, _ := os.ReadFile(told.Name())
-		lines := strings.FieldsFunc(string(b), func(r rune) bool { return r == '\n' })
-		// The kernel gives devices their link-local addresses when it comes to it.
-		return slices.DeleteFunc(lines, func(l string) bool { return strings.Contains(l, "192.0.2.0") || strings.Contains(l, " proto kernel ") })
-	}
-	p.a.wait("the monitor sees changes", func() error {
-		p.a.must("ip route add 192.0.2.0/24 dev eth1 && ip route del 192.0.2.0/24 dev eth1")
-		if b, _ := os.ReadFile(told.Name()); len(b) == 0 {
-			return fmt.Errorf("none yet")
-		}
-		return nil
-	})
-
+	messages := p.a.monitor()
 	for _, s := range streams {
 		s.longest.Store(0)
 	}

@@ -110,6 +110,12 @@ func (t Transition) RemoteAdminDown() bool {
 	return t.To == Down && t.Diag == DiagNeighbourDown && t.Remote == AdminDown
 }
 
+// RemoteRestarted says that the session went Down because the neighbour's has begun anew: it tells Down without a diagnostic, which one that
+// has missed packets gives (RFC 5880 sections 4.1 and 6.8.1).
+func (t Transition) RemoteRestarted() bool {
+	return t.From == Up && t.To == Down && t.Diag == DiagNeighbourDown && t.Remote == Down && t.RemoteDiag == DiagNone
+}
+
 // Session is the protocol's state at one end (RFC 5880 section 6.8.1), as a value: the same steps give the same outputs. Make it with
 // NewSession. It is not safe for concurrent use.
 type Session struct {

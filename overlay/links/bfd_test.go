@@ -225,6 +225,49 @@ func TestRemoteAdminDown(t *testing.T) {
 	w.expectRoute("no longer trusted", "unreachable")
 }
 
+// The other end's fabric-links was killed and begins anew: another way if there is one, else the traffic stays as long as silence would be
+// borne.
+func TestRemoteRestart(t *testing.T) {
+	w, e, f := runningBFD(t)
+	f.restarts(b0)
+	w.expectRoute("another is up", b1)
+	f.restarts(b1)
+	w.expectRoute("none is", b1)
+	w.settle(e)
+	w.expectRoute("none is, after a pass", b1)
+	if s, v := w.tunnel(e, b1), e.State().VTEPs[0]; s.State != Starting || !s.Active || v.Device != b1 || !strings.Contains(v.Reason, "begun anew") {
+		t.Errorf("tunnel is %+v, told is %+v", s, v)
+	}
+	if next := e.repair.next(); !next.Equal(w.now.Add(300 * time.Millisecond)) {
+		t.Errorf("next look is at %s, now is %s", next, w.now)
+	}
+	f.up(b1)
+	w.expectRoute("up again", b1)
+
+	f.restarts(b1)
+	w.age(300*time.Millisecond - time.Millisecond)
+	w.settle(e)
+	w.expectRoute("just before the detection time's end", b1)
+	w.age(time.Millisecond)
+	w.settle(e)
+	w.expectRoute("after it", "unreachable")
+
+	// No reason to trust what is known to be dead.
+	f.up(b1)
+	f.restarts(b1)
+	delete(w.handshake, b1)
+	w.settle(e)
+	w.expectRoute("without a handshake", "unreachable")
+
+	w.allUp()
+	w.settle(e)
+	f.up(b1)
+	f.restarts(b1)
+	f.up(b1)
+	f.down(b1)
+	w.expectRoute("a failure right after a restart", "unreachable")
+}
+
 // fabric-links starts anew: the route stays until BFD has had its chance.
 func TestBFDAdoption(t *testing.T) {
 	begin := func(t *testing.T) (*world, *Engine, *fakeBFD) {

@@ -77,7 +77,7 @@ func (f *fakeBFD) turn(device string, to bfd.State, remote bfd.State) {
 			continue
 		}
 		t := bfd.Transition{At: f.now(), From: st.State, To: to, Remote: remote, Reason: "the test says so"}
-		if to == bfd.Down && remote == bfd.AdminDown {
+		if to == bfd.Down && remote != bfd.Up {
 			t.Diag = bfd.DiagNeighbourDown
 		}
 		st.State, st.Remote, st.RemoteDiscriminator, st.Reason = to, remote, 7, t.Reason
@@ -94,6 +94,9 @@ func (f *fakeBFD) up(devices ...string) {
 		f.turn(d, bfd.Up, bfd.Up)
 	}
 }
+
+// restarts is what the other end's first packet after a restart does: Down, without a diagnostic.
+func (f *fakeBFD) restarts(device string) { f.turn(device, bfd.Down, bfd.Down) }
 
 func (f *fakeBFD) down(device string) { f.turn(device, bfd.Down, bfd.Up) }
 

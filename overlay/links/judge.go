@@ -91,6 +91,8 @@ func (l *leg) verdict(problem, handshake string, now time.Time) (state, reason s
 		return Down, "BFD: " + problem
 	case now.Before(l.trust):
 		return Starting, "BFD is not up yet; a route over it is kept until " + clock(l.trust)
+	case now.Before(l.lenient):
+		return Starting, "BFD: the other end has begun anew; a route over it is kept until " + clock(l.lenient) + " if there is no other"
 	case l.reason != "" && l.fresh:
 		return Down, "BFD: " + l.reason
 	case l.fresh:

@@ -72,7 +72,9 @@ type leg struct {
 	changes int
 	// trust is until when a session that is not Up says nothing about the path: it has just begun.
 	trust time.Time
-	hold  hold
+	// lenient is until when the session is awaited that the other end began anew without a word: as long as silence would be.
+	lenient time.Time
+	hold    hold
 	// prompt: traffic moves here as soon as the session is up; the other end waits for that.
 	prompt bool
 }
@@ -84,7 +86,8 @@ const (
 	gradeHeld
 	// gradeUnknown: carries the route, and cannot be judged.
 	gradeUnknown
-	// gradeDrained: only if there is nothing else.
+	// gradeRestarted: the other end's engine begins anew, which says nothing about the path; gradeDrained. Either only if there is nothing else.
+	gradeRestarted
 	gradeDrained
 	gradeDead
 )
@@ -107,6 +110,9 @@ func (l *leg) grade(current bool, now time.Time) int {
 	case l.bfd:
 		if current && l.fresh && now.Before(l.trust) {
 			return gradeUp
+		}
+		if current && l.fresh && now.Before(l.lenient) {
+			return gradeRestarted
 		}
 	case l.fresh:
 		return gradeUp
@@ -154,7 +160,10 @@ func (l *leg) tell(t bfd.Transition, now time.Time) {
 	case t.To == bfd.AdminDown:
 	case t.From == bfd.Up:
 		l.hold.down(now)
-		l.trust = time.Time{}
+		l.trust, l.lenient = time.Time{}, time.Time{}
+		if t.RemoteRestarted() {
+			l.lenient = now.Add(l.detection)
+		}
 	case t.From == bfd.AdminDown, t.To == bfd.Init && l.remoteDrained:
 		// One of the operators has given the tunnel back: the session begins anew.
 		l.remoteDrained, l.trust = false, now.Add(l.detection+slowStart)
@@ -281,7 +290,7 @@ func (r *repair) next() time.Time {
 	var next time.Time
 	now := r.now()
 	for _, l := range r.legs {
-		for _, t := range []time.Time{l.hold.until, l.trust} {
+		for _, t := range []time.Time{l.hold.until, l.trust, l.lenient} {
 			if l.bfd && t.After(now) && (next.IsZero() || t.Before(next)) {
 				next = t
 			}

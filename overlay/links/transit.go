@@ -93,6 +93,11 @@ func (t *transit) tell(c bfd.Transition, hub string, now time.Time) {
 		t.excused = now.Add(excuse)
 	case c.To == bfd.AdminDown:
 	case c.From == bfd.Up:
+		if c.RemoteRestarted() {
+			// That says nothing about the hub. Silence would be borne for as long.
+			t.trust = now.Add(t.detection)
+			break
+		}
 		t.failed = t.count < 2
 		t.trust = now.Add(t.patience())
 		if c.Diag == bfd.DiagNeighbourDown {

@@ -37,7 +37,7 @@ const (
 )
 
 // cross makes the session across the hub change.
-func (f *fakeBFD) cross(to bfd.State, diag bfd.Diag, remote bfd.State) {
+func (f *fakeBFD) cross(to bfd.State, diag bfd.Diag, remote bfd.State, remoteDiag ...bfd.Diag) {
 	f.mu.Lock()
 	var change *bfd.Change
 	for path, st := range f.sessions {
@@ -45,6 +45,9 @@ func (f *fakeBFD) cross(to bfd.State, diag bfd.Diag, remote bfd.State) {
 			continue
 		}
 		t := bfd.Transition{At: f.now(), From: st.State, To: to, Diag: diag, Remote: remote, Reason: "the test says so"}
+		if len(remoteDiag) > 0 {
+			t.RemoteDiag = remoteDiag[0]
+		}
 		st.State, st.Remote, st.RemoteDiscriminator, st.Reason = to, remote, 7, t.Reason
 		change = &bfd.Change{Name: st.Name, Path: path, Transition: t}
 	}
@@ -55,9 +58,10 @@ func (f *fakeBFD) cross(to bfd.State, diag bfd.Diag, remote bfd.State) {
 }
 
 // The ways a session across a hub changes.
-func (f *fakeBFD) crossUp()  { f.cross(bfd.Up, bfd.DiagNone, bfd.Up) }
-func (f *fakeBFD) expired()  { f.cross(bfd.Down, bfd.DiagExpired, bfd.Down) }
-func (f *fakeBFD) signaled() { f.cross(bfd.Down, bfd.DiagNeighbourDown, bfd.Down) }
+func (f *fakeBFD) crossUp()       { f.cross(bfd.Up, bfd.DiagNone, bfd.Up) }
+func (f *fakeBFD) expired()       { f.cross(bfd.Down, bfd.DiagExpired, bfd.Down) }
+func (f *fakeBFD) signaled()      { f.cross(bfd.Down, bfd.DiagNeighbourDown, bfd.Down, bfd.DiagExpired) }
+func (f *fakeBFD) crossRestarts() { f.cross(bfd.Down, bfd.DiagNeighbourDown, bfd.Down, bfd.DiagNone) }
 
 // across is a world in which all tunnels are up and no hold is on; the session across the hub is not up yet.
 func across(t *testing.T, hubs ...string) (*world, *Engine, *fakeBFD) {
@@ -137,6 +141,12 @@ func TestTransitOverOneHub(t *testing.T) {
 	f.signaled()
 	w.expectD(e, "not heard across the hub", b1, "")
 	f.crossUp()
+	f.crossRestarts()
+	w.age(dDetection - time.Millisecond)
+	w.expectD(e, "the other end begins anew", b1, b1)
+	w.age(time.Millisecond)
+	w.expectD(e, "and does not come up", b1, "")
+	f.crossUp()
 
 	// Draining a tunnel to the hub moves what goes across it, too.
 	f.up(b0)
@@ -163,6 +173,7 @@ func TestTransitOverTwoHubs(t *testing.T) {
 	age := func(d time.Duration) func(*world, *fakeBFD) { return func(w *world, _ *fakeBFD) { w.age(d) } }
 	session := func(do func(*fakeBFD)) func(*world, *fakeBFD) { return func(_ *world, f *fakeBFD) { do(f) } }
 	up, expired, signaled := session((*fakeBFD).crossUp), session((*fakeBFD).expired), session((*fakeBFD).signaled)
+	restarts := session((*fakeBFD).crossRestarts)
 	tests := []struct {
 		name  string
 		steps []step
@@ -181,6 +192,14 @@ func TestTransitOverTwoHubs(t *testing.T) {
 			{"just before the end of patience", age(dPatience - time.Millisecond), b0, b0},
 			{"after it", age(time.Millisecond), c0, ""},
 			{"up over the other", up, c0, c0},
+		}},
+		{"the neighbour begins anew", []step{
+			{"up", up, b0, b0},
+			{"begins", restarts, b0, b0},
+			{"up again", up, b0, b0},
+			{"begins once more", restarts, b0, b0},
+			{"just before a detection time", age(dDetection - time.Millisecond), b0, b0},
+			{"after it", age(time.Millisecond), c0, ""},
 		}},
 		{"nothing is heard for long", []step{
 			{"up", up, b0, b0},
