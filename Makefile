@@ -40,7 +40,7 @@ bench-demo: deps build ## the demo, then prefix add -> remote kernel 200 times, 
 	$(GO) run ./lab/demo -timing 200 $(TOPOLOGY)
 
 .PHONY: test
-test: deps lint unit fuzz units topologies test-links demo ## everything, with -race where Go code runs
+test: deps lint unit fuzz units topologies test-links demo test-vm ## everything, with -race where Go code runs
 	@echo 'test: ok'
 
 .PHONY: lint
