@@ -89,7 +89,7 @@ interop: deps ## beside FRR, BIRD, GoBGP and ExaBGP, a hostile neighbour and 64 
 	INTEROP=full $(GO) test -count=1 -v -timeout 15m ./lab/interop
 
 .PHONY: interop-vm
-interop-vm: ## the same and FRR as a gateway, in the virtual machine with VRF devices and WireGuard; writes its tables of docs/interop.md (20 min)
+interop-vm: ## the same and FRR as a gateway, in the virtual machine with VRF devices and WireGuard; writes its tables of docs/interop.md (8 min)
 	LIMIT=3600 lab/vm/test.sh lab/interop
 	cp .cache/vm/results/interop.md docs/interop.md
 
