@@ -167,7 +167,9 @@ func search(want, least int, ask func(size int) (passed bool, told int, err erro
 
 // echo is a socket for echo requests to one address (RFC 792, RFC 4443). It needs CAP_NET_RAW.
 type echo struct {
-	fd  int
+	fd int
+	// to is whom it asks. Until its connect the socket hears also what is for other ways.
+	to  netip.Addr
 	v6  bool
 	id  uint16
 	seq uint16
@@ -176,6 +178,19 @@ type echo struct {
 }
 
 func newEcho(to, from netip.Addr) (*echo, error) {
+	e, err := openEcho(to, from)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Connect(e.fd, sockaddr(to)); err != nil {
+		e.close()
+		return nil, err
+	}
+	return e, nil
+}
+
+// openEcho makes the socket, which is yet to be connected.
+func openEcho(to, from netip.Addr) (*echo, error) {
 	family, protocol := unix.AF_INET, unix.IPPROTO_ICMP
 	if to.Is6() {
 		family, protocol = unix.AF_INET6, unix.IPPROTO_ICMPV6
@@ -184,7 +199,7 @@ func newEcho(to, from netip.Addr) (*echo, error) {
 	if err != nil {
 		return nil, fmt.Errorf("raw socket: %w", err)
 	}
-	e := &echo{fd: fd, v6: to.Is6(), id: uint16(os.Getpid()), wait: probeWait}
+	e := &echo{fd: fd, to: to, v6: to.Is6(), id: uint16(os.Getpid()), wait: probeWait}
 	set := func(level, option, value int) {
 		if err == nil {
 			err = unix.SetsockoptInt(fd, level, option, value)
@@ -202,9 +217,6 @@ func newEcho(to, from netip.Addr) (*echo, error) {
 		if err = unix.Bind(fd, sockaddr(from)); err != nil {
 			err = fmt.Errorf("from %s: %w", from, err)
 		}
-	}
-	if err == nil {
-		err = unix.Connect(fd, sockaddr(to))
 	}
 	if err != nil {
 		_ = unix.Close(fd)
@@ -301,7 +313,7 @@ func (e *echo) await() (bool, error) {
 		} else if err != nil {
 			return false, err
 		}
-		n, _, err := unix.Recvfrom(e.fd, buf, unix.MSG_DONTWAIT)
+		n, from, err := unix.Recvfrom(e.fd, buf, unix.MSG_DONTWAIT)
 		switch {
 		case errors.Is(err, unix.EMSGSIZE):
 			return false, err
@@ -310,10 +322,21 @@ func (e *echo) await() (bool, error) {
 			_ = e.mtu()
 			continue
 		}
-		if e.answers(buf[:n]) {
+		if e.concerns(from) && e.answers(buf[:n]) {
 			return true, nil
 		}
 	}
+}
+
+// concerns reports whether an address is the one that is asked.
+func (e *echo) concerns(a unix.Sockaddr) bool {
+	switch a := a.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrFrom4(a.Addr) == e.to
+	case *unix.SockaddrInet6:
+		return netip.AddrFrom16(a.Addr) == e.to.WithZone("")
+	}
+	return false
 }
 
 // answers reports whether a packet is the answer to the last request. IPv4's raw sockets give the IP header as well.
@@ -333,9 +356,13 @@ func (e *echo) answers(b []byte) bool {
 func (e *echo) mtu() (mtu int) {
 	oob := make([]byte, 512)
 	for {
-		_, n, _, _, err := unix.Recvmsg(e.fd, nil, oob, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+		// The address is whom the packet was for that the error is about.
+		_, n, _, to, err := unix.Recvmsg(e.fd, nil, oob, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
 		if err != nil {
 			return mtu
+		}
+		if !e.concerns(to) {
+			continue
 		}
 		messages, err := unix.ParseSocketControlMessage(oob[:n])
 		if err != nil {

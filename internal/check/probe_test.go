@@ -129,6 +129,10 @@ func TestProbeThroughRouter(t *testing.T) {
 		want("a wide way", 1500, 0)
 		run(in("@router")+"ip link set r1 mtu 1400", in("@far")+"ip link set eth0 mtu 1400")
 		want("a narrow link", 1400, 1400)
+		run("ip route flush cache", "ip -6 route flush cache")
+		for _, to := range targets {
+			overhears(t, to)
+		}
 		run("ip route flush cache", "ip -6 route flush cache", in("@router")+"ip link set r1 mtu 1500", in("@far")+"ip link set eth0 mtu 1500",
 			in("@router")+`nft -f - <<'END'
 table inet hole {
@@ -174,6 +178,49 @@ END`)
 		}
 	}()
 	<-done
+}
+
+// overhears proves that what a socket hears before its connect, of another's way, is not taken for its own. The way to that one is narrow.
+func overhears(t *testing.T, to netip.Addr) {
+	t.Helper()
+	e, err := newEcho(to, netip.Addr{})
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer e.close()
+	silent := to.Next().Next().Next() // nobody there, nor the router
+	other, err := openEcho(silent, netip.Addr{})
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer other.close()
+	heard := func(what string, events int16) {
+		t.Helper()
+		fds := []unix.PollFd{{Fd: int32(other.fd), Events: events}}
+		if n, err := unix.Poll(fds, 1000); n != 1 || err != nil {
+			t.Errorf("%s: %d, %v: the other socket hears nothing: no test", what, n, err)
+		}
+	}
+	other.seq = e.seq + 1
+	if passed, told, err := e.ask(t.Context(), 1300); !passed || told != 0 || err != nil {
+		t.Errorf("%s: %v, %d, %v", to, passed, told, err)
+	}
+	heard("answer", unix.POLLIN)
+	if passed, told, err := e.ask(t.Context(), 1500); passed || told != 1400 || err != nil {
+		t.Errorf("%s: %v, %d, %v", to, passed, told, err)
+	}
+	heard("error", unix.POLLERR)
+	if err := unix.Connect(other.fd, sockaddr(silent)); err != nil {
+		t.Error(err)
+	}
+	if told := other.mtu(); told != 0 {
+		t.Errorf("%s was told %d, which is about %s", silent, told, to)
+	}
+	if passed, err := other.await(); passed || err != nil {
+		t.Errorf("%s has answered for %s: %v, %v", to, silent, passed, err)
+	}
 }
 
 // namespace starts a process in a network namespace of its own, until the test ends, and returns its id.
