@@ -139,7 +139,7 @@ func (c *compiler) vrfs() (imports []Import, originations []Origination) {
 func (c *compiler) targets(vrf string, texts []string) []rib.RT {
 	var rts []rib.RT
 	for _, t := range texts {
-		rt, err := ParseRT(t)
+		rt, err := rib.ParseRT(t)
 		if err != nil {
 			c.errorf("VRF %s: %w", vrf, err)
 			continue

@@ -4,12 +4,10 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/maphash"
-	"math"
 	"net"
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/osrg/gobgp/v4/pkg/apiutil"
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
@@ -31,42 +29,6 @@ func familyName(f gobgp.Family) string {
 		}
 	}
 	return ""
-}
-
-// ParseRT reads a route target: ASN:N or IP:N. An ASN of 16 bits leaves 32 for N (RFC 4360 section 3.1), a longer one (RFC 5668)
-// or an IPv4 address (RFC 4360 section 3.2) 16.
-func ParseRT(s string) (rt rib.RT, err error) {
-	fail := func() (rib.RT, error) {
-		return rib.RT{}, fmt.Errorf("route target %q is not ASN:N (N up to 4294967295, or 65535 where the ASN is above 65535) or IP:N (N up to 65535)", s)
-	}
-	admin, number, ok := strings.Cut(s, ":")
-	if !ok {
-		return fail()
-	}
-	rt[1] = byte(gobgp.EC_SUBTYPE_ROUTE_TARGET)
-	bits := 16
-	if a, err := netip.ParseAddr(admin); err == nil && a.Is4() {
-		rt[0] = byte(gobgp.EC_TYPE_TRANSITIVE_IP4_SPECIFIC)
-		copy(rt[2:6], a.AsSlice())
-	} else if asn, err := strconv.ParseUint(admin, 10, 32); err != nil {
-		return fail()
-	} else if asn > math.MaxUint16 {
-		rt[0] = byte(gobgp.EC_TYPE_TRANSITIVE_FOUR_OCTET_AS_SPECIFIC)
-		binary.BigEndian.PutUint32(rt[2:6], uint32(asn))
-	} else {
-		binary.BigEndian.PutUint16(rt[2:4], uint16(asn))
-		bits = 32
-	}
-	n, err := strconv.ParseUint(number, 10, bits)
-	if err != nil {
-		return fail()
-	}
-	if bits == 32 {
-		binary.BigEndian.PutUint32(rt[4:], uint32(n))
-	} else {
-		binary.BigEndian.PutUint16(rt[6:], uint16(n))
-	}
-	return rt, nil
 }
 
 // received is a path as a neighbour sent it, converted. Its source and device are not known yet.

@@ -13,28 +13,11 @@ import (
 
 func mustRT(t *testing.T, s string) rib.RT {
 	t.Helper()
-	rt, err := ParseRT(s)
+	rt, err := rib.ParseRT(s)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return rt
-}
-
-func TestParseRT(t *testing.T) {
-	for s, want := range map[string]rib.RT{
-		"64512:1000":    {0, 2, 0xfc, 0, 0, 0, 3, 0xe8},
-		"10.0.0.1:5":    {1, 2, 10, 0, 0, 1, 0, 5},
-		"4200000000:17": {2, 2, 0xfa, 0x56, 0xea, 0, 0, 17},
-	} {
-		if got := mustRT(t, s); got != want {
-			t.Errorf("%s: %x, want %x", s, got, want)
-		}
-	}
-	for _, s := range []string{"", "64512", "a:b", "1:2:3", "64512:4294967296", "10.0.0.1:65536", "70000:65536", "4294967296:1", "-1:1", "2001:db8::1:1"} {
-		if rt, err := ParseRT(s); err == nil {
-			t.Errorf("%q is read as %x", s, rt)
-		}
-	}
 }
 
 // What we originate, another gateway reads as it was: through the wire's octets.

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -49,7 +50,7 @@ func threeSites() *config.Document {
 	}
 }
 
-func compile(t *testing.T, doc *config.Document, gw string) Plan {
+func compile(t testing.TB, doc *config.Document, gw string) Plan {
 	t.Helper()
 	p, err := Compile(doc, gw, Host{})
 	if err != nil {
@@ -395,6 +396,30 @@ func TestNames(t *testing.T) {
 	if a, b := NextHopID(1000, vtep4), NextHopID(1001, vtep4); a == b || a < NextHopFirst || b < NextHopFirst {
 		t.Errorf("next-hop ids are %d and %d", a, b)
 	}
+}
+
+// FuzzParsePlan: what lies on a disk makes nothing panic, and what passes for a plan is the same when it is written and read again.
+func FuzzParsePlan(f *testing.F) {
+	write := func(t testing.TB, p Plan) []byte {
+		b, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	for _, p := range []Plan{{}, {Version: PlanVersion}, compile(f, threeSites(), "sz"), setPlan(f)} {
+		f.Add(write(f, p))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, err := ParsePlan(data)
+		if err != nil {
+			return
+		}
+		again, err := ParsePlan(write(t, p))
+		if err != nil || !bytes.Equal(write(t, again), write(t, p)) || again.Digest() != p.Digest() {
+			t.Errorf("plan %s\nread again %s, error %v", write(t, p), write(t, again), err)
+		}
+	})
 }
 
 func TestParsePlan(t *testing.T) {

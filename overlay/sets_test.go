@@ -15,7 +15,7 @@ func setLegs(p Plan) (neighbour, vtep Leg) {
 }
 
 // setPlan is sz's plan with a session and one set of both legs.
-func setPlan(t *testing.T) Plan {
+func setPlan(t testing.TB) Plan {
 	t.Helper()
 	p := compile(t, threeSites(), "sz")
 	p.Sessions = []Session{{BFD: BFD{100, 3}, Name: "CORE/p", VRF: "CORE", Peer: "p", Interface: "eth1", Local: addr("192.0.2.9"), Remote: addr("192.0.2.1")}}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -36,12 +37,36 @@ func (l LargeCommunity) String() string { return fmt.Sprintf("%d:%d:%d", l[0], l
 // ParseRT reads a route target "ASN:N" or "IP:N" (RFC 4360 section 4, RFC 5668). N has 32 bits behind an ASN of 16, else
 // 16 bits.
 func ParseRT(s string) (RT, error) {
-	admin, err := parseAdministrator(s)
-	if err != nil {
-		return RT{}, fmt.Errorf("route target %q: %w", s, err)
+	const subtype = 2 // route target
+	bad := func(format string, args ...any) (RT, error) {
+		return RT{}, fmt.Errorf("route target %q: "+format, append([]any{s}, args...)...)
 	}
-	rt := RT(admin)
-	rt[0], rt[1] = admin[1], 2 // type: administrator's; subtype: route target
+	admin, number, ok := strings.Cut(s, ":")
+	if !ok {
+		return bad("want ASN:N or IP:N, such as 64512:1000")
+	}
+	rt, bits := RT{kindASN2, subtype}, 16
+	if ip, err := netip.ParseAddr(admin); err == nil && ip.Is4() {
+		rt[0] = kindIPv4
+		copy(rt[2:], ip.AsSlice())
+	} else if asn, err := strconv.ParseUint(admin, 10, 32); err != nil {
+		return bad("%q is neither an AS number nor an IPv4 address", admin)
+	} else if asn > math.MaxUint16 {
+		rt[0] = kindASN4
+		binary.BigEndian.PutUint32(rt[2:], uint32(asn))
+	} else {
+		bits = 32
+		binary.BigEndian.PutUint16(rt[2:], uint16(asn))
+	}
+	n, err := strconv.ParseUint(number, 10, bits)
+	if err != nil {
+		return bad("%q is not a number of %d bits; choose one up to %d", number, bits, uint64(1)<<bits-1)
+	}
+	if bits == 32 {
+		binary.BigEndian.PutUint32(rt[4:], uint32(n))
+	} else {
+		binary.BigEndian.PutUint16(rt[6:], uint16(n))
+	}
 	return rt, nil
 }
 
@@ -55,15 +80,6 @@ func (rt RT) String() string {
 	return fmt.Sprintf("%x", rt[:])
 }
 
-// ParseRD reads a route distinguisher "ASN:N" or "IP:N" (RFC 4364 section 4.2).
-func ParseRD(s string) (RD, error) {
-	rd, err := parseAdministrator(s)
-	if err != nil {
-		return RD{}, fmt.Errorf("route distinguisher %q: %w", s, err)
-	}
-	return RD(rd), nil
-}
-
 // String prints "ASN:N" or "IP:N", and what is neither in hexadecimal.
 func (rd RD) String() string {
 	if rd[0] == 0 {
@@ -74,47 +90,21 @@ func (rd RD) String() string {
 	return fmt.Sprintf("%x", rd[:])
 }
 
-// parseAdministrator reads the six bytes that route targets and distinguishers share, behind a two-byte type: 0 for an
-// ASN of 16 bits, 1 for an IPv4 address, 2 for an ASN of 32 bits.
-func parseAdministrator(s string) ([8]byte, error) {
-	var b [8]byte
-	admin, number, ok := strings.Cut(s, ":")
-	if !ok {
-		return b, fmt.Errorf("want ASN:N or IP:N, such as 64512:1000")
-	}
-	bits := 16
-	if ip, err := netip.ParseAddr(admin); err == nil && ip.Is4() {
-		b[1] = 1
-		a := ip.As4()
-		copy(b[2:], a[:])
-	} else if asn, err := strconv.ParseUint(admin, 10, 32); err != nil {
-		return b, fmt.Errorf("%q is neither an AS number nor an IPv4 address", admin)
-	} else if asn > 0xffff {
-		b[1] = 2
-		binary.BigEndian.PutUint32(b[2:], uint32(asn))
-	} else {
-		bits = 32
-		binary.BigEndian.PutUint16(b[2:], uint16(asn))
-	}
-	n, err := strconv.ParseUint(number, 10, bits)
-	if err != nil {
-		return b, fmt.Errorf("%q is not a number of %d bits; choose one up to %d", number, bits, uint64(1)<<bits-1)
-	}
-	if bits == 32 {
-		binary.BigEndian.PutUint32(b[4:], uint32(n))
-	} else {
-		binary.BigEndian.PutUint16(b[6:], uint16(n))
-	}
-	return b, nil
-}
+// Kinds of the administrator in route targets and distinguishers: the number of its type.
+const (
+	kindASN2 = iota
+	kindIPv4
+	kindASN4
+)
 
+// administratorString reads the six bytes behind the type.
 func administratorString(kind byte, b []byte) (string, bool) {
 	switch kind {
-	case 0:
+	case kindASN2:
 		return fmt.Sprintf("%d:%d", binary.BigEndian.Uint16(b), binary.BigEndian.Uint32(b[2:])), true
-	case 1:
+	case kindIPv4:
 		return fmt.Sprintf("%s:%d", netip.AddrFrom4([4]byte(b)), binary.BigEndian.Uint16(b[4:])), true
-	case 2:
+	case kindASN4:
 		return fmt.Sprintf("%d:%d", binary.BigEndian.Uint32(b), binary.BigEndian.Uint16(b[4:])), true
 	}
 	return "", false

@@ -359,3 +359,28 @@ func TestReportAsJSON(t *testing.T) {
 		t.Errorf("%s, %v", b, err)
 	}
 }
+
+// FuzzHostFiles: no file of the host makes reading it panic, nor passes for what it is not.
+func FuzzHostFiles(f *testing.F) {
+	f.Add([]byte("  0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4242 1 0000000000000000\n"))
+	f.Add([]byte("  1: 0000000000000000FFFF00000100007F:1F90 0:0 0A 0 0 0 0 0 17\n"))
+	f.Add([]byte("[keyfile]\nunmanaged-devices=mac:02:00:00:00:00:01;interface-name:eth1\nunmanaged-devices+=eth2\n"))
+	f.Add([]byte("# words\n[Network]\nManageForeignRoutes = off\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		for _, network := range []string{"tcp", "udp"} {
+			for _, s := range parseSockets(network, data) {
+				if !s.Local.IsValid() || s.inode == "" || s.Network != network {
+					t.Errorf("socket %+v", s)
+				}
+			}
+		}
+		all := parseSettings(data)
+		for _, s := range all {
+			if strings.TrimSpace(s.key) != s.key || strings.TrimSpace(s.value) != s.value || strings.ContainsAny(s.key, "=\n") {
+				t.Errorf("setting %q", s)
+			}
+			truth(all, s.section, s.key)
+		}
+		unmanaged(all)
+	})
+}

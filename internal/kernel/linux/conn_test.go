@@ -304,6 +304,12 @@ func FuzzDecode(f *testing.F) {
 		_ = parse(b, func(h header, body []byte) error { return answer(h, body) })
 		meaning(unix.RTM_NEWROUTE, b)
 		meaning(unix.RTM_NEWNEIGH, b)
+		// The owner chain of a table, which anybody may have written.
+		if filter, err := decodeFilter([]string{"ours", string(b)}); err == nil {
+			if again, err := decodeFilter(encodeFilter(filter)); err != nil || again != filter {
+				t.Errorf("filter %+v read again is %+v, error %v", filter, again, err)
+			}
+		}
 	})
 }
 

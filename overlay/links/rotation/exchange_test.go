@@ -17,9 +17,44 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 )
+
+// FuzzRead: nothing the other end sends makes reading it panic, what is taken for a message goes out as it came in, and words of its are shown
+// without control characters.
+func FuzzRead(f *testing.F) {
+	for _, m := range []Message{{Verb: "propose", Generation: 3, Public: "AAAA", Preshared: "BBBB"}, {OK: true, Public: "CCCC"}, {Error: "no\x1b[2J"}} {
+		var b bytes.Buffer
+		if err := write(&b, m); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b.Bytes())
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if s := printable(string(data)); len([]rune(s)) > 200 || strings.ContainsFunc(s, unicode.IsControl) {
+			t.Errorf("shown is %q", s)
+		}
+		m, err := read(bytes.NewReader(data))
+		if err != nil {
+			if !errors.Is(err, errLine) {
+				t.Errorf("error is %v", err)
+			}
+			return
+		}
+		var b bytes.Buffer
+		if err := write(&b, m); err != nil {
+			t.Fatal(err)
+		}
+		if b.Len() > maxLine {
+			return // escapes made it longer than a line may be
+		}
+		if again, err := read(&b); err != nil || again != m {
+			t.Errorf("%#v read again is %#v, error %v", m, again, err)
+		}
+	})
+}
 
 // inNamespace runs f on a thread in a network namespace of its own, in which veth0 (fe80::a) and veth1 (fe80::b) are joined.
 func inNamespace(t *testing.T, f func()) {
