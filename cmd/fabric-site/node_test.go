@@ -41,7 +41,9 @@ var linksProgram = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	out := filepath.Join(linksDir, "fabric-links")
-	if b, err := exec.Command("go", "build", "-o", out, "fabric/cmd/fabric-links").CombinedOutput(); err != nil {
+	cmd := exec.Command("go", "build", "-o", out, "fabric/cmd/fabric-links")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if b, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build fabric-links: %w\n%s", err, b)
 	}
 	return out, nil

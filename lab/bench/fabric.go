@@ -30,7 +30,7 @@ func buildPrograms(ctx context.Context, dir, version string) (programs, error) {
 		return programs{}, err
 	}
 	say("building fabric-site and fabric-links")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-X fabric/internal/version.Version="+version,
+	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags", "-X fabric/internal/version.Version="+version,
 		"-o", dir+"/", "fabric/cmd/fabric-site", "fabric/cmd/fabric-links")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

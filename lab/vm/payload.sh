@@ -16,7 +16,7 @@ export CGO_ENABLED=0
 # The programs and the topologies, for the demo and for labs.
 programs() {
 	[ ! -e "$folder/bin/fabric-site" ] || return 0
-	go build -trimpath -ldflags '-s -w' -o "$folder/bin/" ./cmd/fabric-site ./cmd/fabric-links ./cmd/fabricctl ./lab/cloudemu/cmd/cloudemu
+	go build -ldflags '-s -w' -o "$folder/bin/" ./cmd/fabric-site ./cmd/fabric-links ./cmd/fabricctl ./lab/cloudemu/cmd/cloudemu
 	mkdir -p "$folder/lab"
 	tar -C lab --exclude=.run -cf - topologies | tar -C "$folder/lab" -xf -
 }
@@ -24,7 +24,7 @@ programs() {
 rm -rf "$folder"
 mkdir -p "$folder"
 if [ "$suites" = boot ]; then
-	go build -trimpath -ldflags '-s -w' -o "$folder/bin/" ./lab/boot
+	go build -ldflags '-s -w' -o "$folder/bin/" ./lab/boot
 	cp -r lab/boot/host lab/boot/prepare "$folder/"
 	echo "${BOOTS:-2}" >"$folder/boots"
 	echo "${ONLY:-}" >"$folder/parts"
@@ -40,16 +40,16 @@ echo "${LIMIT:-1200}" >"$folder/limit"
 for suite in $suites; do
 	if [ "$suite" = demo ]; then
 		programs
-		go build -trimpath -ldflags '-s -w' -o "$folder/bin/" ./lab/demo
+		go build -ldflags '-s -w' -o "$folder/bin/" ./lab/demo
 	elif [ "${suite%%/*}" = topologies ] || [ "${suite%%/*}" = containerlab ]; then
 		programs
-		go build -trimpath -ldflags '-s -w' -o "$folder/bin/" ./lab
+		go build -ldflags '-s -w' -o "$folder/bin/" ./lab
 		if [ "${suite%%/*}" = containerlab ]; then install -m 755 "$CONTAINERLAB" "$folder/bin/containerlab"; fi
 	else
 		package=${suite%%:*}
 		mkdir -p "$folder/$package"
 		if [ -d "$package/testdata" ]; then cp -r "$package/testdata" "$folder/$package/"; fi
-		go test -c -trimpath -ldflags '-s -w' -o "$folder/$package/tests" "./$package"
+		go test -c -ldflags '-s -w' -o "$folder/$package/tests" "./$package"
 		if [ "$package" = lab/interop ]; then
 			programs
 			mkdir -p "$folder/docs"

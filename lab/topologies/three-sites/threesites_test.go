@@ -191,7 +191,9 @@ func upWithoutFabric(t *testing.T) *netns.Lab {
 	if out, err := exec.Command("sh", filepath.Join(folder, "prepare.sh"), keygen).CombinedOutput(); err != nil {
 		t.Fatalf("prepare.sh: %v: %s", err, out)
 	}
-	if out, err := exec.Command("go", "build", "-o", bin+"/", "fabric/lab/cloudemu/cmd/cloudemu").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-o", bin+"/", "fabric/lab/cloudemu/cmd/cloudemu")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the emulator: %v: %s", err, out)
 	}
 	for _, daemon := range []string{"fabric-links", "fabric-site"} {
