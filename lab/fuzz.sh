@@ -9,7 +9,7 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 ${GO:-go} test "$package" -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 20x -parallel 1 >"$log" 2>&1
 code=$?
-if [ "$code" = 0 ]; then grep -E '^fuzz: elapsed: ' "$log" | tail -n 1 | sed "s/^fuzz:/fuzz: $target of $package:/"; else cat "$log"; fi
+if [ "$code" = 0 ]; then grep -E '^fuzz: elapsed: ' "$log" | tail -n 1 | sed "s|^fuzz:|fuzz: $target of $package:|"; else cat "$log"; fi
 [ "$code" = 0 ] && exit 0
 # What is left of the report when progress and the known end are taken away.
 rest=$(grep -vE '^fuzz: elapsed: |^warning: starting with empty corpus$|^--- FAIL: '"$target"' \([0-9.]+s\)$|^    context deadline exceeded$|^FAIL$|^exit status 1$|^FAIL[[:space:]]' "$log")
