@@ -170,7 +170,6 @@ type echo struct {
 	fd int
 	// to is whom it asks. Until its connect the socket hears also what is for other ways.
 	to  netip.Addr
-	v6  bool
 	id  uint16
 	seq uint16
 	// wait is how long an answer is waited for.
@@ -199,13 +198,13 @@ func openEcho(to, from netip.Addr) (*echo, error) {
 	if err != nil {
 		return nil, fmt.Errorf("raw socket: %w", err)
 	}
-	e := &echo{fd: fd, to: to, v6: to.Is6(), id: uint16(os.Getpid()), wait: probeWait}
+	e := &echo{fd: fd, to: to, id: uint16(os.Getpid()), wait: probeWait}
 	set := func(level, option, value int) {
 		if err == nil {
 			err = unix.SetsockoptInt(fd, level, option, value)
 		}
 	}
-	if e.v6 {
+	if e.to.Is6() {
 		set(unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DO)
 		set(unix.IPPROTO_IPV6, unix.IPV6_DONTFRAG, 1)
 		set(unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)
@@ -271,14 +270,14 @@ func soft(err error) bool {
 // request is an echo request that makes an IP packet of size bytes.
 func (e *echo) request(size int) []byte {
 	header, typ := 20, byte(8)
-	if e.v6 {
+	if e.to.Is6() {
 		header, typ = 40, 128
 	}
 	b := make([]byte, max(size-header, 8))
 	b[0] = typ
 	binary.BigEndian.PutUint16(b[4:], e.id)
 	binary.BigEndian.PutUint16(b[6:], e.seq)
-	if !e.v6 { // for ICMPv6 the kernel computes it
+	if !e.to.Is6() { // for ICMPv6 the kernel computes it
 		binary.BigEndian.PutUint16(b[2:], checksum(b))
 	}
 	return b
@@ -342,7 +341,7 @@ func (e *echo) concerns(a unix.Sockaddr) bool {
 // answers reports whether a packet is the answer to the last request. IPv4's raw sockets give the IP header as well.
 func (e *echo) answers(b []byte) bool {
 	typ := byte(129)
-	if !e.v6 {
+	if !e.to.Is6() {
 		typ = 0
 		if len(b) < 20 || len(b) < int(b[0]&15)*4 {
 			return false
