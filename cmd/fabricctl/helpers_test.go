@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -101,7 +102,7 @@ func doctor(_ context.Context, probe bool) (*fabricv1.DoctorResponse, error) {
 	return res, nil
 }
 
-// serve runs the service until the test ends, and waits until its socket is there.
+// serve runs the service until the test ends, and waits until it answers wherever it is to listen.
 func (d *daemon) serve(t *testing.T, l api.Listen) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -115,6 +116,17 @@ func (d *daemon) serve(t *testing.T, l api.Listen) {
 	})
 	until(t, "the socket", func() bool {
 		_, err := os.Stat(l.Socket)
+		return err == nil
+	})
+	if l.TCP == nil {
+		return
+	}
+	// Serve listens there only after it made the socket.
+	until(t, "the TCP listener", func() bool {
+		c, err := net.Dial("tcp", l.TCP.Listen.String())
+		if err == nil {
+			_ = c.Close()
+		}
 		return err == nil
 	})
 }
