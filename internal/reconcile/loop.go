@@ -170,7 +170,7 @@ func (l *Loop[K, V]) Patch(set map[K]V, gone ...K) {
 	l.poke()
 }
 
-// Approve lets the next pass delete as many objects as its plan says.
+// Approve lets the next plan for all objects delete as many as it says, and asks for that plan.
 func (l *Loop[K, V]) Approve() {
 	l.mu.Lock()
 	l.approved, l.full = true, true
@@ -326,9 +326,6 @@ func (l *Loop[K, V]) run(ctx context.Context, retryForeign bool) (full bool, err
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.busy = false
-	if full {
-		l.approved = false
-	}
 	switch {
 	case err != nil:
 		l.summary.Err = err.Error()
@@ -452,7 +449,8 @@ func joined(errs []error) error {
 	return errors.Join(append(errs[:shown:shown], fmt.Errorf("and %d errors more", len(errs)-shown))...)
 }
 
-// hold takes the deletes out of a plan for keys, or for all when keys is nil, that has too many of them.
+// hold takes the deletes out of a plan for keys, or for all when keys is nil, that has too many of them. A plan for all uses an
+// approval up; one that comes later in the same pass is for the next.
 func (l *Loop[K, V]) hold(ops []Op[K, V], keys map[K]struct{}) (allowed []Op[K, V], held int) {
 	n := 0
 	for _, op := range ops {
@@ -466,8 +464,10 @@ func (l *Loop[K, V]) hold(ops []Op[K, V], keys map[K]struct{}) (allowed []Op[K, 
 			there++
 		}
 	}
+	approved := false
 	// What was held before is judged anew, as far as this plan looks at it.
 	if keys == nil {
+		approved, l.approved = l.approved, false
 		clear(l.held)
 	}
 	for k := range keys {
@@ -477,7 +477,7 @@ func (l *Loop[K, V]) hold(ops []Op[K, V], keys map[K]struct{}) (allowed []Op[K, 
 	if l.cfg.MassDelete == 0 || n <= l.cfg.MassDeleteMin || float64(n) <= l.cfg.MassDelete*float64(there) {
 		return ops, 0
 	}
-	if l.approved {
+	if approved {
 		return ops, 0
 	}
 	allowed = ops[:len(ops)-n] // deletes are last

@@ -412,6 +412,52 @@ func TestMassDelete(t *testing.T) {
 	pass(t, l)
 }
 
+// An operator who approves while the pass that held the deletes still writes the rest is heard, and so is one whose pass
+// could not observe.
+func TestApproveDuringPass(t *testing.T) {
+	var have []string
+	for i := range 20 {
+		have = append(have, fmt.Sprintf("k%02d=1", i))
+	}
+	w, wish := newWorld(have...), wanted("new=1")
+	var l *Loop[string, string]
+	var writing sync.Once
+	e := &hooked{world: w, before: func() {
+		writing.Do(func() {
+			if n := l.Summary().Held; n != 20 {
+				t.Errorf("%d are held while the rest is written, want 20", n)
+			}
+			l.Approve()
+		})
+	}}
+	l = loop(e, wish, func(c *Config[string, string]) { c.MassDelete = 0.5 })
+	if err := l.Pass(t.Context()); !errors.Is(err, ErrHeld) {
+		t.Errorf("error %v, want ErrHeld", err)
+	}
+	w.observe = errors.New("busy")
+	if err := l.Pass(t.Context()); err == nil {
+		t.Error("the pass that could not observe tells no error")
+	}
+	pass(t, l)
+	same(t, "world", w.holds(), "new=1")
+	// And for that pass only.
+	w.have = newWorld(have...).have
+	if err := l.Pass(t.Context()); !errors.Is(err, ErrHeld) {
+		t.Errorf("error %v, want ErrHeld again", err)
+	}
+}
+
+// hooked calls before ahead of each Apply.
+type hooked struct {
+	*world
+	before func()
+}
+
+func (h *hooked) Apply(ctx context.Context, ops []Op[string, string]) []error {
+	h.before()
+	return h.world.Apply(ctx, ops)
+}
+
 func TestStatusSince(t *testing.T) {
 	now := time.Unix(1000, 0)
 	w, wish := newWorld(), wanted("a=1", "b=1")
