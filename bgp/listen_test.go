@@ -134,7 +134,7 @@ func (f *far) do(t *testing.T, fn func()) {
 	}
 }
 
-// cable makes a device here that leads to the namespace; ours has 10.78.0.1 and fe80::1, the other end 10.78.0.2 and fe80::2.
+// cable makes a device here, until the test ends, that leads to the namespace; ours has 10.78.0.1 and fe80::1, the other end 10.78.0.2 and fe80::2.
 func (f *far) cable(t *testing.T, device string) {
 	t.Helper()
 	run(t, "ip", "link", "add", device, "type", "veth", "peer", "name", "eth0", "netns", fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.ns.Fd()))
@@ -143,6 +143,11 @@ func (f *far) cable(t *testing.T, device string) {
 		run(t, "ip", "addr", "add", "10.78.0."+number+"/24", "dev", device)
 		run(t, "ip", "addr", "add", "fe80::"+number+"/64", "dev", device, "nodad")
 	}
+	t.Cleanup(func() {
+		if deviceIndex(device) != 0 {
+			run(t, "ip", "link", "del", device)
+		}
+	})
 	up(device, "1")
 	f.do(t, func() { up("eth0", "2") })
 }

@@ -296,11 +296,15 @@ func TestForeign(t *testing.T) {
 // What does not fit is named, and which it is does not depend on the order of events: what is there stays, then the
 // wider prefixes.
 func TestQuota(t *testing.T) {
-	w := newWorld(t, func(w *cloud.Wish) { w.Quota = 3 })
+	var ask cloud.Wish
+	w := newWorld(t, func(w *cloud.Wish) { w.Quota = 3; ask = *w })
 	w.tell(hub, "10.5.1.0/24", "10.5.2.0/24")
 	w.rib.Release()
 	w.table("10.5.1.0/24 via i-gw", "10.5.2.0/24 via i-gw")
+	// The three are seen at once: the first alone would be there before the wider one comes.
+	w.halt()
 	w.tell(hub, "10.3.0.0/24", "10.2.0.0/16", "10.4.0.0/24")
+	w.start(&ask)
 	w.table("10.2.0.0/16 via i-gw", "10.5.1.0/24 via i-gw", "10.5.2.0/24 via i-gw")
 	w.until("what is left out is named", func() bool {
 		ts := w.sync.Tables()[0]
