@@ -68,10 +68,10 @@ func ForgetCheckpoint(dir string) error {
 	return err
 }
 
-// touchCheckpoint says that the checkpoint was true until now. Where that fails the next start may be cold, no more.
-func touchCheckpoint(dir string) {
+// touchCheckpoint says that the checkpoint was true until now.
+func touchCheckpoint(dir string) error {
 	now := time.Now()
-	_ = os.Chtimes(filepath.Join(dir, checkpointFile), now, now)
+	return os.Chtimes(filepath.Join(dir, checkpointFile), now, now)
 }
 
 // loadCheckpoint returns the paths of this boot's checkpoint, marked stale; none when there is no such checkpoint, or when
@@ -141,6 +141,7 @@ func (s *Site) runCheckpoint(ctx context.Context) error {
 	defer tick.Stop()
 	var saved uint64 // what the rib had changed by then
 	var written, rest = time.Time{}, time.Duration(0)
+	due, told := true, "" // due: it is to be written even if nothing changes
 	for {
 		done := false
 		select {
@@ -151,20 +152,27 @@ func (s *Site) runCheckpoint(ctx context.Context) error {
 		// Read first: a change that comes while we write is in the next one.
 		changes := s.rib.Changes()
 		switch since := time.Since(written); {
-		case changes != saved || written.IsZero():
+		case due || changes != saved:
 			if since < rest && !done {
 				continue
 			}
 			begun := time.Now()
 			c := checkpoint{Version: checkpointVersion, BootID: bootID(), Gateway: s.cfg.Gateway, Paths: learnt(s.rib)}
-			if err := c.save(s.cfg.StateDir); err != nil {
-				s.log.Error("the next start would be cold", "err", err)
+			err := c.save(s.cfg.StateDir)
+			written, saved, due = time.Now(), changes, err != nil
+			if err == nil {
+				rest, told = checkpointRest(written.Sub(begun)), ""
+				break
 			}
-			written, saved = time.Now(), changes
-			rest = checkpointRest(written.Sub(begun))
+			// The one that is there is no longer true: it grows old untouched.
+			rest = checkpointTouch
+			if err.Error() != told {
+				told = err.Error()
+				s.log.Error("a start now would be cold, or from an older checkpoint; trying on", "err", err)
+			}
 		case done || since >= checkpointTouch:
-			touchCheckpoint(s.cfg.StateDir)
-			written = time.Now()
+			due = touchCheckpoint(s.cfg.StateDir) != nil // gone: it is written anew
+			written, rest = time.Now(), 0
 		}
 		if done {
 			return nil
