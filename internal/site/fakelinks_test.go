@@ -34,6 +34,8 @@ type fakeLinks struct {
 	sets  bool
 	onLeg map[uint32]int
 	held  map[uint32]bool
+	// last is called once, at the end of the next Apply, and may change the answer.
+	last func(*links.Result)
 	// unready: it has lost all sets.
 	unready bool
 	// older makes digests as a fabric-links of another version does, which sees less of a plan.
@@ -138,7 +140,15 @@ func (f *fakeLinks) Apply(ctx context.Context, p overlay.Plan) (links.Result, er
 			f.state.Tunnels = append(f.state.Tunnels, links.TunnelState{Device: t.Device, Name: t.Name, Remote: t.Remote, State: links.Up, Active: true})
 		}
 	})
-	return links.Result{Digest: f.digest(p), Sets: sets}, nil
+	r := links.Result{Digest: f.digest(p), Sets: slices.Clone(sets)}
+	f.mu.Lock()
+	last := f.last
+	f.last = nil
+	f.mu.Unlock()
+	if last != nil {
+		last(&r)
+	}
+	return r, nil
 }
 
 func (f *fakeLinks) Watch(ctx context.Context, fn func(links.State, error)) error {

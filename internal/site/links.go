@@ -48,6 +48,8 @@ type linksFollower struct {
 	// state is what it told last, the one of that number.
 	state  links.State
 	states int
+	// resend: the plan is to be sent though fabric-links has it.
+	resend bool
 	// err is why the plan was not taken, away why the state is not known; "" when all is well.
 	err, away string
 }
@@ -79,7 +81,8 @@ func (l *linksFollower) apply(ctx context.Context) <-chan time.Time {
 	plan := l.site.fib.planWithSets()
 	digest := plan.Digest()
 	l.mu.Lock()
-	same := l.digest == digest && l.err == ""
+	same := l.digest == digest && l.err == "" && !l.resend
+	l.resend = false
 	before := l.states
 	l.mu.Unlock()
 	if same {
@@ -90,6 +93,7 @@ func (l *linksFollower) apply(ctx context.Context) <-chan time.Time {
 	r, err := l.client.Apply(bounded, plan)
 	l.tellingSets.Lock()
 	defer l.tellingSets.Unlock()
+	held := false
 	if err == nil {
 		l.mu.Lock()
 		sets := r.Sets
@@ -98,7 +102,7 @@ func (l *linksFollower) apply(ctx context.Context) <-chan time.Time {
 			sets = l.state.Sets
 		}
 		l.mu.Unlock()
-		l.site.fib.setsTaken(plan, sets)
+		held = l.site.fib.setsTaken(plan, sets)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -118,6 +122,10 @@ func (l *linksFollower) apply(ctx context.Context) <-chan time.Time {
 	}
 	l.site.fib.loop.Wake()
 	wake(l.site.pubWake)
+	if held {
+		l.resend = true
+		return time.After(linksRetry)
+	}
 	return nil
 }
 
@@ -163,7 +171,7 @@ func (l *linksFollower) heard(st links.State, err error) {
 // again has the plan sent though fabric-links has it.
 func (l *linksFollower) again() {
 	l.mu.Lock()
-	l.digest = ""
+	l.resend = true
 	l.mu.Unlock()
 	l.wake()
 }

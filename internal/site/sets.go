@@ -172,8 +172,8 @@ func (f *fib) planWithSets() overlay.Plan {
 	return p
 }
 
-// setsTaken notes that fabric-links has taken a plan, and how its sets stand.
-func (f *fib) setsTaken(p overlay.Plan, states []links.SetState) {
+// setsTaken notes that fabric-links has taken a plan, and how its sets stand. Held is that of setsTold.
+func (f *fib) setsTaken(p overlay.Plan, states []links.SetState) (held bool) {
 	planned := map[uint32]bool{}
 	for i := range p.Sets {
 		planned[p.Sets[i].ID] = true
@@ -184,7 +184,7 @@ func (f *fib) setsTaken(p overlay.Plan, states []links.SetState) {
 		s.planned = planned[id]
 	}
 	f.mu.Unlock()
-	_ = f.setsTold(states)
+	return f.setsTold(states)
 }
 
 // setsTold takes how fabric-links says sets stand, and moves the routes that may now refer to theirs, or no longer can. Held: one of

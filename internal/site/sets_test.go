@@ -187,6 +187,40 @@ func TestSetsHeld(t *testing.T) {
 	}
 }
 
+// A set that begins to wait while the plan is handed over, which may be too late for that plan, gets it once more.
+func TestSetsHeldDuringHandOver(t *testing.T) {
+	t.Parallel()
+	waits := links.SetState{ID: ceThenFar, VRF: "CORE", Ready: true, Current: legFar.String(), Rank: 1, Held: true}
+	for name, last := range map[string]func(g *gate, r *links.Result){
+		"told before the answer": func(g *gate, _ *links.Result) {
+			g.fake.change(func() {
+				g.fake.onLeg[ceThenFar] = 1
+				g.fake.state.Sets = []links.SetState{waits}
+			})
+			waitFor(t, "the state heard", func() (any, bool) {
+				g.links.mu.Lock()
+				defer g.links.mu.Unlock()
+				return g.links.state.Sets, len(g.links.state.Sets) == 1 && g.links.state.Sets[0].Held && g.links.resend
+			})
+		},
+		"in the answer": func(_ *gate, r *links.Result) { r.Sets = []links.SetState{waits} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newSetGate(t).start().waitReady()
+			g.wantHealthy()
+			g.rib.Update(fromFar("10.3.0.0/16"), fromCE("10.3.0.0/16", "10.1.0.2"))
+			g.wantRoutes(static, "10.3.0.0/16 "+ceThenFarRoute)
+			before := g.fake.applies.Load()
+			g.fake.change(func() { g.fake.last = func(r *links.Result) { last(g, r) } })
+			g.links.again()
+			waitFor(t, "the plan sent twice", func() (any, bool) {
+				n := g.fake.applies.Load() - before
+				return n, n >= 2
+			})
+		})
+	}
+}
+
 // A restart adopts the routes as they are.
 func TestSetsOverRestart(t *testing.T) {
 	t.Parallel()
