@@ -77,15 +77,18 @@ func TestMaxPrefixFreezes(t *testing.T) {
 	if c, ok := g.rib.Best(rib.Key{VRF: "CORE", Prefix: prefix("10.201.0.0/24")}); !ok || c.Best == nil {
 		t.Error("the place given up was not taken")
 	}
-	// With plenty of room, those refused before are asked again, though not for every place: withdrawals that come over more than a tick may
-	// leave a quarter of them free.
+	// With plenty of room, those refused before are asked again. The last withdrawal alone makes it plenty: one that came apart would leave
+	// places that are given up after the asking.
+	const scarce = limit * warnPercent / 100
 	var gone []string
-	for _, s := range g.routes("CORE")[1 : limit/2] {
+	for _, s := range g.routes("CORE")[1 : limit-scarce+2] {
 		gone = append(gone, strings.Fields(s)[0])
 	}
-	r.withdraw(gone...)
-	g.wantPeer("CORE", "flood", "filled up with those refused before", func(p PeerState) bool {
-		return p.Admitted*100 >= limit*warnPercent && p.Received == total-len(gone)
+	r.withdraw(gone[1:]...)
+	g.wantPeer("CORE", "flood", "short of plenty", func(p PeerState) bool { return p.Admitted == scarce && p.Received == total-len(gone)+1 })
+	r.withdraw(gone[0])
+	g.wantPeer("CORE", "flood", "full of those refused before", func(p PeerState) bool {
+		return p.Admitted == limit && p.Received == total-len(gone)
 	})
 }
 
