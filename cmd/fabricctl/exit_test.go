@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -246,21 +245,16 @@ func TestMutualTLS(t *testing.T) {
 	serverCert, serverKey := ca.Issue(t, dir, "gateway", x509.ExtKeyUsageServerAuth)
 	cert, key := ca.Issue(t, dir, "ops", x509.ExtKeyUsageClientAuth)
 	badCert, badKey := other.Issue(t, dir, "mallory", x509.ExtKeyUsageClientAuth)
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	listen := lis.Addr().String()
-	_ = lis.Close()
+	listen := apitest.FreeAddress(t)
 	d := newDaemon(t, nil)
 	d.serve(t, api.Listen{
 		Socket: filepath.Join(dir, "second.sock"),
-		TCP:    &config.API{Listen: netip.MustParseAddrPort(listen), CertFile: serverCert, KeyFile: serverKey, CAFile: caFile},
+		TCP:    &config.API{Listen: listen, CertFile: serverCert, KeyFile: serverKey, CAFile: caFile},
 	})
-	if r := ctl(t, "--address", listen, "--cert", badCert, "--key", badKey, "--ca", caFile, "site", "drain"); r.code != exitUnreachable || !strings.Contains(r.err, "--cert") {
+	if r := ctl(t, "--address", listen.String(), "--cert", badCert, "--key", badKey, "--ca", caFile, "site", "drain"); r.code != exitUnreachable || !strings.Contains(r.err, "--cert") {
 		t.Errorf("certificate of another CA: %+v", r)
 	}
-	if r := ctl(t, "--address", listen, "--cert", cert, "--key", key, "--ca", caFile, "site", "drain"); r.code != exitOK {
+	if r := ctl(t, "--address", listen.String(), "--cert", cert, "--key", key, "--ca", caFile, "site", "drain"); r.code != exitOK {
 		t.Errorf("good certificate: %+v", r)
 	}
 	if cur := d.store.Current(); cur.Who != "CN=ops" || cur.Number != 2 {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -122,13 +121,7 @@ func (d *daemon) serve(t *testing.T, l api.Listen) {
 		return
 	}
 	// Serve listens there only after it made the socket.
-	until(t, "the TCP listener", func() bool {
-		c, err := net.Dial("tcp", l.TCP.Listen.String())
-		if err == nil {
-			_ = c.Close()
-		}
-		return err == nil
-	})
+	until(t, "the TCP listener", func() bool { return apitest.Listening(l.TCP.Listen) })
 }
 
 // clock is what the tests take for now.

@@ -222,23 +222,10 @@ func TestMutualTLS(t *testing.T) {
 	caFile := filepath.Join(dir, "ca.pem")
 	write(t, caFile, ca.PEM)
 	serverCert, serverKey := ca.Issue(t, dir, "gateway", x509.ExtKeyUsageServerAuth)
-	// A port that was free a moment ago; Listen takes an address, as the document does.
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	listen := netip.MustParseAddrPort(lis.Addr().String())
-	_ = lis.Close()
-
+	listen := apitest.FreeAddress(t)
 	r := newRig(t, nil)
 	serve(t, r.svc, api.Listen{TCP: &config.API{Listen: listen, CertFile: serverCert, KeyFile: serverKey, CAFile: caFile}})
-	until(t, "the TCP listener", func() bool {
-		c, err := net.Dial("tcp", listen.String())
-		if err == nil {
-			_ = c.Close()
-		}
-		return err == nil
-	})
+	until(t, "the TCP listener", func() bool { return apitest.Listening(listen) })
 
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(ca.PEM)
